@@ -1,0 +1,73 @@
+"""The command line: one file per command, imported when it is called for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+import rlkit
+from rlkit.errors import RlkitError
+from rlkit.registry import unknown
+
+COMMANDS = {
+    "solve": "Solve a finite MDP exactly, with certified bounds.",
+    "train": "Train a deep agent on an environment.",
+    "resume": "Go on with a run from its newest checkpoint.",
+    "evaluate": "Play a run's policy greedily and report its returns.",
+    "list": "List agents, environments, solvers or runs.",
+}
+
+
+class LazyCommands(click.Group):
+    """`rlkit NAME` lives in rlkit/cli/NAME.py as `command`; help lists names without importing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"rlkit.cli.{name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise unknown("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(rlkit.__version__, prog_name="rlkit")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Exact and deep reinforcement learning under one roof."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 a run failed, 2 bad usage, 130 or 143 stopped."""
+    args = sys.argv[1:] if args is None else args
+    debug = args[:1] == ["--debug"]
+    try:
+        cli.main(args, prog_name="rlkit")
+    except RlkitError as error:
+        if debug:
+            raise
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_status)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(
+            f"Error: {type(error).__name__}: {error} (rlkit --debug ... shows where it came from)",
+            err=True,
+        )
+        sys.exit(1)

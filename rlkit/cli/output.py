@@ -1,0 +1,40 @@
+"""Where a command's words go: text for people, or one JSON object as standard output's last line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(command: F) -> F:
+    """Add `--json` to a command, as the parameter `as_json`."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout."
+    )(command)
+
+
+def console(as_json: bool) -> Console:
+    """For people: standard output, or standard error where standard output is for JSON."""
+    return Console(stderr=as_json, highlight=False)
+
+
+def emit_json(result: Mapping[str, Any]) -> None:
+    """Print `result` as one line of strict JSON: a NaN or an infinity becomes null."""
+    click.echo(json.dumps(_finite(result), ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

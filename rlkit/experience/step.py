@@ -1,0 +1,38 @@
+"""One step of N environments: what travels from the environments to an agent's memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(slots=True)
+class FinalObs:
+    """Under SAME_STEP autoreset: the last observations of the episodes that ended in this step."""
+
+    index: NDArray[np.intp]  # (K,) which environments
+    obs: NDArray[Any]  # (K, *obs)
+
+
+@dataclass(slots=True)
+class Step:
+    """A transition of each of N environments.
+
+    `valid[i]` is False on the dead step of NEXT_STEP autoreset: environment i had ended, its action
+    was ignored, and `next_obs[i]` is the first observation of its next episode. Nothing is learned
+    from such a row. Under NEXT_STEP the final observation of an episode *is* `next_obs` of its last
+    step. Under SAME_STEP no row is dead, `next_obs[i]` already belongs to the next episode where
+    one ended, and its last observation is in `final_obs`.
+    """
+
+    obs: NDArray[Any]  # (N, *obs): what the action was chosen from
+    action: NDArray[Any]  # (N,) or (N, *action)
+    reward: NDArray[np.float32]  # (N,)
+    terminated: NDArray[np.bool_]  # (N,): the episode ended in a terminal state: its value is 0
+    truncated: NDArray[np.bool_]  # (N,): the episode was cut off: its last state has a value
+    valid: NDArray[np.bool_]  # (N,)
+    next_obs: NDArray[Any]  # (N, *obs): what the next action is chosen from
+    final_obs: FinalObs | None = None

@@ -1,0 +1,85 @@
+"""What rlkit can do, by name. A new agent or environment is one line here and one file of its own.
+
+Targets are strings, imported on first use: listing what exists never imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rlkit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class AgentEntry:
+    """A learning agent: `target` is "module:Class"; `actions` are the Gymnasium spaces it takes."""
+
+    target: str
+    summary: str
+    actions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SolverEntry:
+    """An exact solver: `target` is "module:function", called as ``solver(mdp, tol)``."""
+
+    target: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class EnvEntry:
+    """An environment of rlkit's own: its Gymnasium id, and "module:Class" of the environment."""
+
+    id: str
+    target: str
+    summary: str
+
+
+AGENTS: dict[str, AgentEntry] = {
+    "a2c": AgentEntry("rlkit.agents.a2c:A2C", "advantage actor-critic", ("Discrete", "Box")),
+    "dqn": AgentEntry("rlkit.agents.dqn:DQN", "deep Q-network: double, n-step", ("Discrete",)),
+}
+
+SOLVERS: dict[str, SolverEntry] = {
+    "value-iteration": SolverEntry(
+        "rlkit.agents.value_iteration:value_iteration", "Jacobi sweeps with MacQueen bounds"
+    ),
+    "policy-iteration": SolverEntry(
+        "rlkit.agents.policy_iteration:policy_iteration", "Howard's, with exact evaluation"
+    ),
+    "modified-policy-iteration": SolverEntry(
+        "rlkit.agents.modified_policy_iteration:modified_policy_iteration",
+        "policy iteration with a few evaluation sweeps",
+    ),
+}
+
+ENVS: dict[str, EnvEntry] = {
+    "gridworld": EnvEntry(
+        "rlkit/GridWorld-v0", "rlkit.envs.gridworld:GridWorld", "a maze from a text map, with slips"
+    ),
+}
+
+
+def load(target: str) -> Any:
+    """The object behind "module:attribute"."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not known, with the nearest ones that are."""
+    known = list(known)
+    folded = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)
+    if near:
+        hint = f"did you mean {' or '.join(folded[match] for match in near)}?"
+    elif len(known) <= 20:
+        hint = f"known: {', '.join(sorted(known))}"
+    else:
+        hint = f"see 'rlkit list {kind}s'"
+    return UsageError(f"unknown {kind} {name!r}; {hint}")
