@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
+from typing import Any, NoReturn
 
 import click
 
@@ -56,18 +58,29 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a run failed, 2 bad usage, 130 or 143 stopped."""
     args = sys.argv[1:] if args is None else args
     debug = args[:1] == ["--debug"]
+    warnings.showwarning = _show_warning
     try:
-        cli.main(args, prog_name="rlkit")
+        status = cli.main(args, prog_name="rlkit", standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("stopped", 130)
     except RlkitError as error:
         if debug:
             raise
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_status)
+        _fail(str(error), error.exit_status)
     except Exception as error:
         if debug:
             raise
-        click.echo(
-            f"Error: {type(error).__name__}: {error} (rlkit --debug ... shows where it came from)",
-            err=True,
-        )
-        sys.exit(1)
+        name = type(error).__name__
+        _fail(f"{name}: {error} ('rlkit --debug ...' shows where it came from)", 1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(status)
+
+
+def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    click.echo(f"Warning: {message}", err=True)

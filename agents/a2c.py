@@ -1,0 +1,135 @@
+"""Advantage actor-critic, A2C (Mnih et al. 2016, the synchronous form of A3C).
+
+N environments step together; every `n_steps` steps the actor climbs
+
+    ∇θ log π(a_t|s_t; θ)·A_t + β·∇θ H(π(·|s_t; θ))          (Mnih et al. 2016, §4)
+
+and the critic is fitted to the returns A_t + V(s_t). With λ = 1 the advantages are the n-step ones
+of the paper; λ < 1 gives generalised advantage estimation (Schulman et al. 2016).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlkit.agent import Agent, Carry, Setting
+from rlkit.experience.noise import Noise
+from rlkit.experience.rollout import Rollout, RolloutBatch
+from rlkit.networks.distributions import policy_for
+from rlkit.networks.heads import Network
+from rlkit.optim import Adam, FlatParameters, RMSprop, linear
+from rlkit.recipe import Recipe, Result, Tuned, option
+from rlkit.returns import discounts, gae, traces
+
+
+@dataclass(frozen=True)
+class A2CRecipe(Recipe):
+    """A2C's hyperparameters."""
+
+    steps: int = option(500_000, "environment steps to train for", low=1)
+    envs: int = option(16, "environments that step together", low=1, high=65536)
+    n_steps: int = option(5, "steps of each environment per update", low=1)
+    gamma: float = option(0.99, "discount γ", low=0, high=1)
+    gae_lambda: float = option(1.0, "λ of the advantages; 1: n-step", low=0, high=1)
+    learning_rate: float = option(1e-3, "learning rate at the start", above=0)
+    final_learning_rate: float = option(0.0, "learning rate at the end; linear between", low=0)
+    optimizer: str = option("rmsprop", "optimiser", choices=("rmsprop", "adam"))
+    rmsprop_alpha: float = option(0.99, "RMSprop's decay α", low=0, high=1)
+    optimizer_eps: float = option(1e-5, "added to the optimiser's denominator", above=0)
+    value_cost: float = option(0.5, "weight of the critic's loss", low=0)
+    entropy_cost: float = option(0.0, "weight β of the entropy bonus", low=0)
+    max_grad_norm: float = option(0.5, "the gradient's norm is clipped to this", above=0)
+    normalize_advantage: bool = option(False, "scale advantages to mean 0 and deviation 1")
+    hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers", low=1)
+    activation: str = option(
+        "tanh", "activation", choices=("elu", "gelu", "mish", "relu", "silu", "tanh")
+    )
+
+
+RECIPES = {
+    "CartPole-v1": Tuned(
+        A2CRecipe(steps=100_000, envs=16, n_steps=5, gamma=0.98, learning_rate=2e-3),
+        Result(mean_return=0.0, worst_return=0.0, seeds=20, episodes=100, seconds=0.0),
+    ),
+}
+
+
+class A2C(Agent):
+    """Separate actor and critic networks over the same rollout."""
+
+    name = "a2c"
+    recipe_type = A2CRecipe
+    recipes = RECIPES
+
+    def __init__(self, setting: Setting, recipe: A2CRecipe) -> None:
+        super().__init__(setting)
+        self.recipe = recipe
+        self.policy = policy_for(setting.action_space)
+        nets = partial(Network, setting.obs_space, recipe.hidden, recipe.activation)
+        # A small head starts the policy near uniform (Andrychowicz et al. 2021, §3.2).
+        self.actor = nets(self.policy.outputs, head_gain=0.01)
+        self.critic = nets(1, head_gain=1.0)
+        self.to(setting.device)
+        self.flat = FlatParameters(self)
+        self.optimizer = (
+            RMSprop(self.flat, recipe.rmsprop_alpha, recipe.optimizer_eps)
+            if recipe.optimizer == "rmsprop"
+            else Adam(self.flat, recipe.optimizer_eps)
+        )
+        self.memory = Rollout(
+            recipe.n_steps, setting.n_envs, setting.obs_space, setting.action_space, setting.device
+        )
+        self.noise = Noise(self.policy.draw_noise, setting.n_envs, self.generator)
+        self.parts = {
+            "memory": self.memory, "optimizer": self.optimizer, "noise": self.noise
+        }
+
+    def act(self, obs: Tensor, carry: Carry, explore: bool = True) -> tuple[Tensor, Carry]:
+        with torch.no_grad():
+            head = self.actor.forward(obs)  # (N, outputs)
+            if explore:
+                return self.policy.sample(head, self.noise.next()), carry
+            return self.policy.mode(head), carry
+
+    @torch.no_grad()
+    def update(self, batch: RolloutBatch) -> dict[str, Tensor | float]:
+        recipe = self.recipe
+        v, pull_critic = self.critic.vjp(batch.obs)  # (T + 1, N, 1)
+        v = v.squeeze(-1)
+        v_next = batch.next_values(v, lambda obs: self.critic(obs).squeeze(-1))
+        discount = discounts(recipe.gamma, batch.terminated)
+        trace = traces(recipe.gae_lambda, batch.terminated, batch.truncated)
+        A = gae(batch.reward, v[:-1], v_next, discount, trace)  # (T, N)
+        G = A + v[:-1]  # the critic's target, (T, N)
+
+        weight = batch.valid / batch.valid.sum()  # a mean over the steps that count
+        if recipe.normalize_advantage:
+            mean = (weight * A).sum()
+            A = (A - mean) / ((weight * (A - mean).square()).sum().sqrt() + 1e-8)
+
+        head, pull_actor = self.actor.vjp(batch.obs[:-1])  # (T, N, outputs)
+        log_pi, H, pull_policy = self.policy.vjp(head, batch.action)  # (T, N) each
+
+        # L = E[−log π(a_t|s_t)·A_t − β·H(π(·|s_t))] + c·E[(G_t − V(s_t))²]
+        self.flat.grad.zero_()
+        # ∂L/∂log π = −A,  ∂L/∂H = −β
+        pull_actor(pull_policy(-weight * A, -recipe.entropy_cost * weight))
+        # ∂L/∂V = 2c·(V − G), and 0 for the row that only bootstraps
+        td = v[:-1] - G
+        g_v = F.pad(2 * recipe.value_cost * weight * td, (0, 0, 0, 1))  # (T + 1, N)
+        pull_critic(g_v.unsqueeze(-1))
+
+        self.flat.clip_grad(recipe.max_grad_norm)
+        lr = linear(recipe.learning_rate, recipe.final_learning_rate, self.progress)
+        self.optimizer.step(lr)
+        return {
+            "policy_loss": -(weight * log_pi * A).sum(),
+            "value_loss": (weight * td.square()).sum(),
+            "entropy": (weight * H).sum(),
+            "learning_rate": lr,
+        }

@@ -1,0 +1,117 @@
+"""What an agent is: it says *what* an update is; its memory says *when* and *on what*.
+
+The one training loop (rlkit/training/trainer.py) knows nothing else of it::
+
+    action, carry = agent.act(obs, carry)
+    step = envs.step(action)
+    agent.memory.add(step)
+    for batch in agent.memory.batches():
+        metrics = agent.update(batch)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from rlkit.errors import UsageError
+from rlkit.experience.step import Step
+from rlkit.recipe import Recipe, Tuned
+from rlkit.registry import AGENTS
+
+Carry = Any  # what a recurrent policy hands from step to step; None where there is none
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an agent is built for: the spaces of one environment, how many, where, and the seed."""
+
+    obs_space: spaces.Space
+    action_space: spaces.Space
+    n_envs: int
+    device: torch.device
+    seed: int
+
+
+class Stateful(Protocol):
+    """Whatever resuming must restore; a state is a nested dict of tensors and JSON values."""
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Memory(Stateful, Protocol):
+    """Says when an update is due, and on what."""
+
+    quantum: int  # training ends on a multiple of so many environment steps
+
+    def allocate(self) -> None:
+        """Take the room that training needs; raises UsageError where there is not enough."""
+
+    def add(self, step: Step) -> None: ...
+
+    def batches(self) -> Iterable[Any]:
+        """The batches that are due now, none or more."""
+
+
+class Agent(nn.Module, ABC):
+    """Base of all learning agents; inheritance is one deep.
+
+    `progress` is the share of the training done, in [0, 1]: schedules read it.
+    """
+
+    name: ClassVar[str]  # in the registry
+    recipe_type: ClassVar[type[Recipe]]
+    recipes: ClassVar[Mapping[str, Tuned]]  # tuned ones, by environment id
+    memory: Memory
+    parts: Mapping[str, Stateful]  # what resuming restores besides the weights
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        allowed = AGENTS[self.name].actions
+        kind = type(setting.action_space).__name__
+        if kind not in allowed:
+            takers = [name for name, entry in AGENTS.items() if kind in entry.actions]
+            raise UsageError(
+                f"{self.name} takes {' or '.join(allowed)} actions; the environment has "
+                f"{setting.action_space}; agents that take {kind}: {', '.join(takers) or 'none yet'}"
+            )
+        self.setting = setting
+        self.progress = 0.0
+        self.generator = torch.Generator(setting.device).manual_seed(setting.seed)
+
+    def initial_carry(self, n: int) -> Carry:
+        """The carry of `n` episodes that are about to start."""
+        return None
+
+    @abstractmethod
+    def act(self, obs: Tensor, carry: Carry, explore: bool = True) -> tuple[Tensor, Carry]:
+        """Actions for a batch of observations: (N, *obs) → (N, *action); greedy on `explore=False`.
+
+        Greedy actions draw nothing from the agent's random stream: evaluating doesn't change a run.
+        """
+    @abstractmethod
+    def update(self, batch: Any) -> dict[str, Tensor | float]:
+        """Learn from one batch; returns scalars to log. Raises RunError before weights turn NaN."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that resuming needs, as nested dicts of tensors and JSON values."""
+        parts = {name: part.get_state() for name, part in self.parts.items()}
+        return {
+            "weights": dict(self.state_dict()),
+            "generator": self.generator.get_state(),
+            "parts": parts,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.load_state_dict(state["weights"])
+        self.generator.set_state(state["generator"])
+        for name, part in self.parts.items():
+            part.set_state(state["parts"][name])

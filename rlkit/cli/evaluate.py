@@ -1,0 +1,42 @@
+"""`rlkit evaluate RUN`: what a run's policy is worth."""
+
+from __future__ import annotations
+
+import click
+
+from rlkit.cli.output import console, emit_json, json_option
+
+
+@click.command()
+@click.argument("run")
+@click.option("--episodes", type=int, default=100, show_default=True, help="How many to play.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the environments.")
+@click.option("--best", is_flag=True, help="The checkpoint that evaluated best, not the newest.")
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:I.")
+@click.option("--env", help="Play on this one; needed where it is code outside the run.")
+@json_option
+def command(
+    run: str, episodes: int, seed: int, best: bool, device: str, env: str | None, as_json: bool
+) -> None:
+    """Play RUN's policy greedily and report the returns.
+
+    RUN is a run folder or its name in runs/.
+    """
+    from rlkit.training.api import evaluate  # imports torch
+
+    found = evaluate(run, episodes, seed, best=best, device=device, env=env)
+    out = console(as_json)
+    out.print(f"mean return {found.mean:.2f} ± {found.std:.2f} over {episodes} greedy episodes")
+    out.print("returns: " + " ".join(f"{value:g}" for value in found.returns), soft_wrap=True)
+    if found.capped:
+        out.print(f"{found.capped} episodes did not end and were cut")
+    if as_json:
+        emit_json(
+            {
+                "run": run,
+                "episodes": episodes,
+                "mean_return": found.mean,
+                "std_return": found.std,
+                "returns": list(found.returns),
+            }
+        )

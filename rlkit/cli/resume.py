@@ -1,0 +1,24 @@
+"""`rlkit resume RUN`: go on with a run from its newest checkpoint."""
+
+from __future__ import annotations
+
+import click
+
+from rlkit.cli.output import console, json_option
+from rlkit.cli.train import report
+
+
+@click.command()
+@click.argument("run")
+@click.option("--steps", type=int, help="Environment steps in all; default: where it was going.")
+@click.option("--env", help="Repeat the environment, where it is code outside the run.")
+@json_option
+def command(run: str, steps: int | None, env: str | None, as_json: bool) -> None:
+    """Go on with RUN, a run folder or its name in runs/, from its newest checkpoint."""
+    from rlkit.run.folder import RunFolder
+
+    agent = str(RunFolder.open(run).config["agent"])
+    out = console(as_json)
+    from rlkit.training.api import resume  # imports torch
+
+    report(lambda: resume(run, steps, env=env, console=out), agent, out, as_json)

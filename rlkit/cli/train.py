@@ -1,0 +1,201 @@
+"""`rlkit train AGENT ENV`: one sub-command per agent, its options read from the agent's recipe."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlkit.cli.output import console, emit_json, json_option
+from rlkit.recipe import Option, options, read_options
+from rlkit.registry import AGENTS, unknown
+from rlkit.training.options import RunOptions
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rlkit.training.api import Trained
+
+ENV_HELP = "CartPole, an id, module:EnvId, module:Class or file.py:Class"
+
+
+class Widths(click.ParamType):
+    """Whole numbers separated by commas: 64,64."""
+
+    name = "widths"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        try:
+            return tuple(int(width) for width in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r}: give whole numbers separated by commas, such as 64,64")
+
+
+CLICK_TYPES: dict[str, Any] = {
+    "int": click.INT,
+    "float": click.FLOAT,
+    "str": click.STRING,
+    "tuple[int, ...]": Widths(),
+}
+
+
+def as_click(option: Option) -> click.Option:
+    """A recipe's field as a command-line option; absent where it is not given."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        return None if value is None else option.check(value)
+
+    shown = ",".join(map(str, option.default)) if type(option.default) is tuple else option.default
+    help = f"{option.help}  [default: {shown}]"
+    if option.type == "bool":
+        no = f"{option.flag}/--no-{option.flag[2:]}"
+        return click.Option([no, option.name], default=None, help=help)
+    kind = click.Choice(option.choices) if option.choices else CLICK_TYPES[option.type]
+    return click.Option([option.flag, option.name], type=kind, callback=check, help=help)
+
+
+class AgentCommands(click.Group):
+    """One sub-command for each agent of the registry; lists them without importing any."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(AGENTS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return agent_command(name) if name in AGENTS else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in AGENTS and not args[0].startswith("-"):
+            raise unknown("agent", args[0], AGENTS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Agents"):
+            formatter.write_dl([(name, entry.summary) for name, entry in AGENTS.items()])
+
+
+@click.group(cls=AgentCommands, subcommand_metavar="AGENT ENV [OPTIONS]")
+def command() -> None:
+    """Train an agent on an environment.
+
+    \b
+    rlkit train a2c CartPole
+    rlkit train dqn CartPole --steps 60000 --seed 1
+    rlkit train a2c --help         every hyperparameter, with its default
+    """
+
+
+def agent_command(agent: str) -> click.Command:
+    recipe_options = read_options(AGENTS[agent].target)
+    names = {option.name for option in recipe_options}
+
+    def run(env: str, config: Path | None, env_option: Any, as_json: bool, **given: Any) -> None:
+        changed = {name: value for name, value in given.items() if value is not None}
+        recipe = {name: value for name, value in changed.items() if name in names}
+        run_options = {name: value for name, value in changed.items() if name not in names}
+        _train(agent, env, config, recipe, run_options, dict(env_option), as_json)
+
+    recipe_parameters = [as_click(option) for option in recipe_options]
+    return json_option(
+        click.Command(
+            agent,
+            callback=run,
+            help=f"Train {agent} ({AGENTS[agent].summary}) on ENV: {ENV_HELP}.\n\nWithout options, "
+            "an environment with a tuned recipe gets that one; the defaults below are for others.",
+            params=[
+                click.Argument(["env"]),
+                *recipe_parameters,
+                *map(as_click, options(RunOptions)),
+                click.Option(
+                    ["--config"],
+                    type=click.Path(path_type=Path),
+                    help="JSON file of hyperparameters, or a run's config.json; options win over it",
+                ),
+                click.Option(
+                    ["--env-option"],
+                    multiple=True,
+                    type=EnvOption(),
+                    help="argument of the environment's constructor, such as size=5 (repeatable)",
+                ),
+            ],
+        )
+    )
+
+
+class EnvOption(click.ParamType):
+    """NAME=VALUE with a Python literal as value; never evaluated."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
+        name, equals, text = value.partition("=")
+        if not (name.isidentifier() and equals):
+            self.fail(f"{value!r}: give NAME=VALUE, such as size=5")
+        try:
+            return name, ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return name, text  # a word stands for itself
+
+
+def _train(
+    agent: str,
+    env: str,
+    config: Path | None,
+    recipe: dict[str, Any],
+    run_options: dict[str, Any],
+    env_options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    out = console(as_json)
+    checked = RunOptions(**run_options)
+    from rlkit.training.api import train  # imports torch
+    from rlkit.training.build import read_config
+
+    fields = read_config(config) if config else {}
+    report(
+        lambda: train(agent, env, fields | recipe, checked, env_options=env_options, console=out),
+        agent,
+        out,
+        as_json,
+    )
+
+
+def report(work: Callable[[], Trained], agent: str, out: Console, as_json: bool) -> None:
+    """Train or resume, say what came of it, and exit with the signal's status if one came."""
+    done = work()
+    evaluation = done.evaluation
+    rate = f"{done.steps:,} steps, {done.seconds:.1f} s of training"
+    if evaluation:
+        threshold = done.reward_threshold
+        verdict = ""
+        if threshold is not None:
+            solved = "solved" if evaluation.mean >= threshold else "not solved"
+            verdict = f": {solved} (threshold {threshold:g})"
+        out.print(
+            f"greedy return {evaluation.mean:.1f} ± {evaluation.std:.1f} over "
+            f"{len(evaluation.returns)} fresh episodes{verdict}"
+        )
+        if evaluation.capped:
+            out.print(f"{evaluation.capped} episodes did not end and were cut")
+        out.print(f"{rate}; look at it: rlkit evaluate {done.run}")
+    elif done.exit_status:
+        out.print(f"stopped at step {done.steps:,} and saved; go on with: rlkit resume {done.run}")
+    else:
+        out.print(f"{rate}, saved in {done.run}")
+    if as_json:
+        emit_json(
+            {
+                "run": str(done.run),
+                "agent": agent,
+                "env": done.env,
+                "steps": done.steps,
+                "seconds": done.seconds,
+                "final_return": evaluation.mean if evaluation else None,
+            }
+        )
+    if done.exit_status:
+        raise SystemExit(done.exit_status)

@@ -1,0 +1,151 @@
+"""The memory of on-policy agents: T consecutive steps of N environments, used once.
+
+Under NEXT_STEP autoreset ``obs[t + 1]`` is the observation that followed action t, whether or not
+an episode ended there: one row more than there are steps, and one forward over T + 1 rows gives
+every value and every bootstrap. The dead step after an end is masked by `valid`. Under SAME_STEP
+the last observations of episodes travel beside the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from rlkit.experience.step import Step
+
+ROWS = ("obs", "action", "reward", "terminated", "truncated", "valid")
+
+
+@dataclass(slots=True)
+class RolloutBatch:
+    """T steps of N environments, time-major."""
+
+    obs: Tensor  # (T + 1, N, *obs)
+    action: Tensor  # (T, N, *action)
+    reward: Tensor  # (T, N) float32
+    terminated: Tensor  # (T, N) bool
+    truncated: Tensor  # (T, N) bool
+    valid: Tensor  # (T, N) bool: False on the dead step that resets an environment
+    final_at: Tensor | None  # (K, 2) int64: (t, environment) of each final observation
+    final_obs: Tensor | None  # (K, *obs)
+
+    def next_values(self, v: Tensor, critic: Callable[[Tensor], Tensor]) -> Tensor:
+        """The value of the state that followed each step, before any reset: (T, N).
+
+        Args: `v` (T + 1, N), the values of `obs`; `critic` values the final observations that
+        SAME_STEP autoreset keeps apart.
+        """
+        v_next = v[1:]
+        if self.final_at is not None and self.final_obs is not None:
+            v_next = v_next.clone()
+            v_next[self.final_at[:, 0], self.final_at[:, 1]] = critic(self.final_obs)
+        return v_next
+
+
+class Rollout:
+    """Collects `n_steps` steps, hands them out once, and starts again.
+
+    Lives in host memory, where the environments write; a batch moves to `device` in one copy.
+    """
+
+    def __init__(
+        self,
+        n_steps: int,
+        n_envs: int,
+        obs_space: spaces.Space,
+        action_space: spaces.Space,
+        device: torch.device,
+    ) -> None:
+        self.n_steps = n_steps
+        self.n_envs = n_envs
+        self.spaces = obs_space, action_space
+        self.device = device
+        self.quantum = n_steps * n_envs
+        self._finals: list[tuple[int, Any, Any]] = []  # t, (K,) environments, (K, *obs)
+        self.t = 0
+
+    def allocate(self) -> None:
+        grid = (self.n_steps, self.n_envs)
+        self.storage = RolloutBatch(
+            obs=space_tensor(self.spaces[0], (self.n_steps + 1, self.n_envs)),
+            action=space_tensor(self.spaces[1], grid),
+            reward=torch.zeros(grid),
+            terminated=torch.zeros(grid, dtype=torch.bool),
+            truncated=torch.zeros(grid, dtype=torch.bool),
+            valid=torch.zeros(grid, dtype=torch.bool),
+            final_at=None,
+            final_obs=None,
+        )
+        # Views of the same memory: writing a row through NumPy costs a third of doing it by torch.
+        self._obs = self.storage.obs.numpy()
+        self._action = self.storage.action.numpy()
+        self._reward = self.storage.reward.numpy()
+        self._terminated = self.storage.terminated.numpy()
+        self._truncated = self.storage.truncated.numpy()
+        self._valid = self.storage.valid.numpy()
+
+    def add(self, step: Step) -> None:
+        t = self.t
+        if t == 0:
+            self._obs[0] = step.obs
+        self._obs[t + 1] = step.next_obs
+        self._action[t] = step.action
+        self._reward[t] = step.reward
+        self._terminated[t] = step.terminated
+        self._truncated[t] = step.truncated
+        self._valid[t] = step.valid
+        if step.final_obs is not None:
+            self._finals.append((t, step.final_obs.index, step.final_obs.obs))
+        self.t = t + 1
+
+    def batches(self) -> Iterator[RolloutBatch]:
+        if self.t == self.n_steps:
+            self.t = 0
+            yield self._batch()
+            self._finals.clear()
+
+    def _batch(self) -> RolloutBatch:
+        batch = self.storage
+        if self._finals:
+            index = np.concatenate(
+                [np.stack([np.full_like(i, t), i], axis=1) for t, i, _ in self._finals]
+            )
+            batch.final_at = torch.from_numpy(index)
+            batch.final_obs = torch.from_numpy(np.concatenate([obs for _, _, obs in self._finals]))
+        else:
+            batch.final_at = batch.final_obs = None
+        return batch if self.device.type == "cpu" else _moved(batch, self.device)
+
+    def get_state(self) -> dict[str, Any]:
+        """What resuming needs: the steps collected since the last batch, and how many."""
+        rows = {name: getattr(self.storage, name) for name in ROWS}
+        finals = {
+            str(k): {"t": t, "index": index, "obs": obs}
+            for k, (t, index, obs) in enumerate(self._finals)
+        }
+        return {"t": self.t, "rows": rows, "finals": finals}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.t = state["t"]
+        for name, rows in state["rows"].items():
+            getattr(self.storage, name).copy_(rows)
+        self._finals = [(f["t"], f["index"], f["obs"]) for f in state["finals"].values()]
+
+
+def space_tensor(space: spaces.Space, leading: tuple[int, ...]) -> Tensor:
+    """Zeros for `leading` many values of a Box, Discrete, MultiDiscrete or MultiBinary space."""
+    assert space.shape is not None, f"{space} has no fixed shape"
+    return torch.from_numpy(np.zeros((*leading, *space.shape), dtype=space.dtype))
+
+
+def _moved(batch: RolloutBatch, device: torch.device) -> RolloutBatch:
+    def move(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.to(device, non_blocking=True)
+
+    return RolloutBatch(*(move(getattr(batch, name)) for name in batch.__slots__))  # type: ignore[arg-type]

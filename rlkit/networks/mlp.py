@@ -1,0 +1,91 @@
+"""Multilayer perceptrons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rlkit.networks.vjp import Pull
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "mish": F.mish,
+    "relu": torch.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+# ∂L/∂input of an activation from ∂L/∂output and the output y, where y alone tells the derivative.
+_DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relu": lambda g, y: torch.ops.aten.threshold_backward(g, y, 0),
+    "tanh": torch.ops.aten.tanh_backward,
+}
+
+
+def orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
+    """Orthogonal weights and zero bias (Saxe et al. 2014), in place."""
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class MLP(nn.Module):
+    """Linear layers with an activation after each: (..., width_in) → (..., width).
+
+    Orthogonal initialisation with gain √2, as actor-critic baselines use it (Andrychowicz et al.
+    2021, §3.2).
+    """
+
+    def __init__(self, width_in: int, hidden: Sequence[int], activation: str) -> None:
+        super().__init__()
+        widths = (width_in, *hidden)
+        self.linears = nn.ModuleList(
+            orthogonal(nn.Linear(fan_in, fan_out), math.sqrt(2))
+            for fan_in, fan_out in zip(widths, hidden, strict=False)
+        )
+        # nn.Module looks parameters up by name, layer by layer; small networks would notice.
+        self._layers = tuple((layer.weight, layer.bias) for layer in self.linears)
+        self.activation = activation
+        self.width = widths[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        activation = ACTIVATIONS[self.activation]
+        for W, b in self._layers:
+            x = activation(F.linear(x, W, b))
+        return x  # (..., width)
+
+    def vjp(self, x: Tensor) -> tuple[Tensor, Pull]:
+        """`rlkit.networks.vjp.vjp` by hand for ReLU and tanh, through autograd for the others."""
+        if self.activation not in _DERIVATIVES:
+            with torch.enable_grad():
+                y = self(x)
+            return y.detach(), lambda g: torch.autograd.backward(y, g)
+        activation, derivative = ACTIVATIONS[self.activation], _DERIVATIVES[self.activation]
+        outputs = [x.reshape(-1, x.shape[-1])]  # of each layer, (B, width)
+        with torch.no_grad():
+            for W, b in self._layers:
+                outputs.append(activation(torch.addmm(b, outputs[-1], W.t())))
+
+        def pull(g: Tensor) -> None:
+            g = g.reshape(-1, self.width)
+            for i in reversed(range(len(self._layers))):
+                W, b = self._layers[i]
+                g = derivative(g, outputs[i + 1])  # ∂L/∂(W·h + b), (B, width)
+                add_linear_gradient(W, b, g, outputs[i])
+                if i > 0:
+                    g = g @ W
+
+        return outputs[-1].view(*x.shape[:-1], self.width), pull
+
+
+def add_linear_gradient(W: Tensor, b: Tensor, g: Tensor, x: Tensor) -> None:
+    """∂L/∂W += gᵀ·x and ∂L/∂b += Σ g, for y = W·x + b with g = ∂L/∂y: g (B, out), x (B, in)."""
+    assert W.grad is not None
+    assert b.grad is not None
+    W.grad.addmm_(g.t(), x)
+    b.grad.add_(g.sum(0))

@@ -1,0 +1,117 @@
+"""Optimisers over one flat vector.
+
+A small network has a dozen small parameters, and an optimiser that visits each of them spends its
+time on calls. Here all parameters are views of one vector and their gradients of another: a step
+is a handful of operations whatever the network. (Constructing a torch.optim optimiser also imports
+torch._dynamo: over a second of every process's start.) The arithmetic is torch.optim's, to which
+the tests hold it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rlkit.errors import RunError
+
+
+def linear(start: float, end: float, progress: float) -> float:
+    """A linear schedule: `start` at progress 0, `end` at progress 1."""
+    return start + progress * (end - start)
+
+
+class FlatParameters:
+    """The parameters of a module as one vector, and their gradients as another.
+
+    `values` and `grad` are (n,); each parameter and its `.grad` become views of them, in place, so
+    create it once the module is on its device and before anything keeps a reference to
+    `parameter.data`.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        parameters = list(module.parameters())
+        self.values = torch.cat([p.detach().flatten() for p in parameters])
+        self.grad = torch.zeros_like(self.values)
+        sizes = [p.numel() for p in parameters]
+        for p, value, grad in zip(
+            parameters, self.values.split(sizes), self.grad.split(sizes), strict=True
+        ):
+            p.data = value.view_as(p)
+            p.grad = grad.view_as(p)
+
+    def clip_grad(self, max_norm: float) -> float:
+        """Scale the gradient to a Euclidean norm of at most `max_norm`; returns the norm before.
+
+        Raises RunError where the norm is not finite: the weights have not been touched.
+        """
+        norm = float(torch.linalg.vector_norm(self.grad))
+        if not norm < float("inf"):  # also catches NaN
+            raise RunError(
+                f"the gradient's norm is {norm}: the loss overflowed; the weights are as they were "
+                "before this update; scale the rewards down or lower the learning rate"
+            )
+        if norm > max_norm:
+            self.grad.mul_(max_norm / (norm + 1e-6))
+        return norm
+
+
+class RMSprop:
+    """RMSprop (Tieleman & Hinton 2012), with torch.optim.RMSprop's arithmetic.
+
+    s ← α·s + (1 − α)·g²;  θ ← θ − lr·g / (√s + eps)
+    """
+
+    def __init__(self, flat: FlatParameters, alpha: float, eps: float) -> None:
+        self.flat = flat
+        self.alpha = alpha
+        self.eps = eps
+        self.s = torch.zeros_like(flat.values)
+
+    def step(self, lr: float) -> None:
+        g = self.flat.grad
+        self.s.mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
+        self.flat.values.addcdiv_(g, self.s.sqrt().add_(self.eps), value=-lr)
+
+    def get_state(self) -> dict[str, Tensor]:
+        return {"s": self.s}
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        self.s.copy_(state["s"])
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015, algorithm 1), with torch.optim.Adam's arithmetic.
+
+    m ← β₁·m + (1 − β₁)·g;  v ← β₂·v + (1 − β₂)·g²
+    θ ← θ − lr·m̂ / (√v̂ + eps),  m̂ = m/(1 − β₁ᵗ),  v̂ = v/(1 − β₂ᵗ)
+    """
+
+    BETA1, BETA2 = 0.9, 0.999
+
+    def __init__(self, flat: FlatParameters, eps: float) -> None:
+        self.flat = flat
+        self.eps = eps
+        self.m = torch.zeros_like(flat.values)
+        self.v = torch.zeros_like(flat.values)
+        self.t = 0
+
+    def step(self, lr: float) -> None:
+        g = self.flat.grad
+        self.t += 1
+        self.m.lerp_(g, 1 - self.BETA1)
+        self.v.mul_(self.BETA2).addcmul_(g, g, value=1 - self.BETA2)
+        unbias1, unbias2 = 1 - self.BETA1**self.t, 1 - self.BETA2**self.t
+        root = self.v.sqrt().div_(unbias2**0.5).add_(self.eps)
+        self.flat.values.addcdiv_(self.m, root, value=-lr / unbias1)
+
+    def get_state(self) -> dict[str, Tensor | int]:
+        return {"m": self.m, "v": self.v, "t": self.t}
+
+    def set_state(self, state: dict[str, Tensor | int]) -> None:
+        m, v, t = state["m"], state["v"], state["t"]
+        assert isinstance(m, Tensor)
+        assert isinstance(v, Tensor)
+        assert isinstance(t, int)
+        self.m.copy_(m)
+        self.v.copy_(v)
+        self.t = t

@@ -1,0 +1,216 @@
+"""Recipes: an agent's hyperparameters as a frozen dataclass, each written once.
+
+A field carries its default, a line of help and its allowed range. The command line's options, the
+JSON config and the checks all come from it::
+
+    @dataclass(frozen=True)
+    class A2CRecipe(Recipe):
+        gamma: float = option(0.99, "discount γ", low=0, high=1)
+
+Every argument of `option` is a literal, and the class stands in its agent's file under the agent's
+name followed by ``Recipe``: so `read_options` can list the fields from the source, and
+``rlkit train a2c --help`` and a misspelt option need no torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rlkit.errors import UsageError
+from rlkit.registry import unknown
+
+Value = int | float | bool | str | tuple[int, ...]
+R = TypeVar("R", bound="Recipe")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a recipe's field allows. `above` is an exclusive lower bound."""
+
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    choices: tuple[str, ...] | None = None
+    name: str = ""
+    type: str = ""  # int, float, bool, str or tuple[int, ...]: the annotation as written
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words: ``a number > 0 and <= 1``."""
+        if self.choices:
+            return " or ".join(self.choices)
+        noun = _NOUNS[self.type]
+        bounds = [
+            f"{sign} {bound:g}"
+            for sign, bound in ((">", self.above), (">=", self.low), ("<=", self.high))
+            if bound is not None
+        ]
+        return " ".join([noun, " and ".join(bounds)]).strip()
+
+    def check(self, value: Any) -> Value:
+        """`value` as the field's type; raises UsageError with name, value and what is allowed."""
+        number = _CASTS[self.type](value)
+        if number is None or not all(self._within(item) for item in _items(number)):
+            raise UsageError(f"{self.name} ({self.flag}) is {value!r}; allowed: {self.allowed}")
+        return number
+
+    def _within(self, item: Any) -> bool:
+        if self.choices:
+            return item in self.choices
+        return isinstance(item, (bool, str)) or (
+            math.isfinite(item)
+            and (self.low is None or item >= self.low)
+            and (self.above is None or item > self.above)
+            and (self.high is None or item <= self.high)
+        )
+
+
+_NOUNS = {
+    "int": "a whole number",
+    "float": "a finite number",
+    "bool": "true or false",
+    "str": "a word",
+    "tuple[int, ...]": "whole numbers separated by commas, each",
+}
+
+
+def _cast_int(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _cast_float(value: Any) -> float | None:
+    return (
+        float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    )
+
+
+def _cast_widths(value: Any) -> tuple[int, ...] | None:
+    whole = isinstance(value, (tuple, list)) and all(_cast_int(item) is not None for item in value)
+    return tuple(value) if whole else None
+
+
+_CASTS = {
+    "int": _cast_int,
+    "float": _cast_float,
+    "bool": lambda value: value if isinstance(value, bool) else None,
+    "str": lambda value: value if isinstance(value, str) else None,
+    "tuple[int, ...]": _cast_widths,
+}
+
+
+def _items(value: Value) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A recipe's field: its default, one line of help, and what it allows."""
+    about = Option(default, help, low, high, above, choices)
+    return dataclasses.field(default=default, metadata={"option": about})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Base of all recipes: checks every field on creation (UsageError)."""
+
+    steps: int
+    envs: int
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values, in the order in which the recipe lists them."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    def but(self: R, changes: Mapping[str, Any]) -> R:
+        """A copy with some fields changed; raises UsageError on unknown names or bad values."""
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                raise unknown("option", name, known)
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a tuned recipe reached, on seeds that were not used to choose it."""
+
+    mean_return: float  # greedy, over `episodes` fresh episodes of each seed
+    worst_return: float  # the worst seed's mean
+    seeds: int
+    episodes: int
+    seconds: float  # median training time of a seed on one core
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A recipe for one environment, with what it reached there."""
+
+    recipe: Recipe
+    result: Result
+
+
+@cache
+def options(recipe_type: type[Any]) -> Sequence[Option]:
+    """The fields of a dataclass made of `option`s, in order."""
+    return [
+        dataclasses.replace(field.metadata["option"], name=field.name, type=str(field.type))
+        for field in dataclasses.fields(recipe_type)
+    ]
+
+
+def check_fields(recipe: Any) -> None:
+    """Check every field of a dataclass made of `option`s; raises UsageError."""
+    for about in options(type(recipe)):
+        object.__setattr__(recipe, about.name, about.check(getattr(recipe, about.name)))
+
+
+@cache
+def read_options(target: str) -> Sequence[Option]:
+    """The options of the agent at "module:Class", read from its source without importing it."""
+    module, _, agent = target.partition(":")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None, f"the registry names no module {module!r}"
+    assert spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    (body,) = (
+        node.body
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == f"{agent}Recipe"
+    )
+    return [_option_from(node) for node in body if isinstance(node, ast.AnnAssign)]
+
+
+def _option_from(node: ast.AnnAssign) -> Option:
+    assert isinstance(node.value, ast.Call)
+    assert isinstance(node.target, ast.Name)
+    default, help = map(ast.literal_eval, node.value.args)
+    limits = {word.arg: ast.literal_eval(word.value) for word in node.value.keywords if word.arg}
+    return Option(
+        default, help, name=node.target.id, type=ast.unparse(node.annotation), **limits
+    )

@@ -1,0 +1,69 @@
+"""Returns and advantages: one pure function per equation, over time-major tensors.
+
+Two per-step factors keep the two ways in which an episode can end apart (design: time limits):
+
+    discount_t = γ·(1 − terminated_t)                  a terminal state has no value
+    trace_t    = λ·(1 − terminated_t − truncated_t)    credit stops at either end
+
+With them every function here is right across terminations, truncations and resets without asking
+which happened: the dead step after an end (NEXT_STEP autoreset) receives no credit from what
+follows, gives none to what came before, and is masked by the caller.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def discounts(gamma: float, terminated: Tensor) -> Tensor:
+    """discount_t = γ·(1 − terminated_t): (T, N) bool → (T, N) float32."""
+    return torch.where(terminated, 0.0, gamma)
+
+
+def traces(lam: float, terminated: Tensor, truncated: Tensor) -> Tensor:
+    """trace_t = λ·(1 − (terminated_t or truncated_t)): (T, N) bool → (T, N) float32."""
+    return torch.where(terminated | truncated, 0.0, lam)
+
+
+def gae(r: Tensor, v: Tensor, v_next: Tensor, discount: Tensor, trace: Tensor) -> Tensor:
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 11–16).
+
+        δ_t = r_t + discount_t·V(s_{t+1}) − V(s_t)
+        A_t = δ_t + discount_t·trace_t·A_{t+1},  A_T = 0
+
+    λ = 1 is the n-step advantage of A3C (Mnih et al. 2016, alg. S3): every A_t looks ahead to the
+    end of the rollout.
+
+    Args: all (T, N) float32; `v_next[t]` is the value of the state that followed action t, before
+    any reset. Returns A, (T, N).
+    """
+    delta = r + discount * v_next - v
+    decay = (discount * trace).unbind()
+    advantage = torch.zeros_like(delta[0])
+    advantages = []
+    for t, delta_t in reversed(list(enumerate(delta.unbind()))):
+        advantage = torch.addcmul(delta_t, decay[t], advantage)
+        advantages.append(advantage)
+    return torch.stack(advantages[::-1])
+
+
+def n_step(
+    r: Tensor, terminated: Tensor, ended: Tensor, gamma: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The n-step return of replayed windows (Sutton & Barto 2018, eq. 7.1), stopped at an end.
+
+        G = Σ_{k<m} γ^k·r_k,  to be completed by γ^m·(1 − terminated_{m−1})·V(s_m)
+
+    Args: r (n, B) float32, terminated and ended (terminated or truncated) (n, B) bool: n
+    consecutive steps of B windows. A window's m is n, or the step count up to its first end.
+    Returns G (B,), the discount of the value that completes it (B,), and m (B,) int64.
+    """
+    alive = torch.ones_like(r[0])  # 1 until the window's episode has ended
+    g, m, terminal = torch.zeros_like(alive), torch.zeros_like(alive), torch.zeros_like(alive)
+    for k in range(r.shape[0]):
+        g = g + gamma**k * alive * r[k]
+        m = m + alive
+        terminal = torch.where(terminated[k], alive, terminal)
+        alive = torch.where(ended[k], 0.0, alive)
+    return g, gamma**m * (1 - terminal), m.long()

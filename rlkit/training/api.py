@@ -1,0 +1,244 @@
+"""Training as a library: `rlkit.train`, `rlkit.resume`, `rlkit.load`, `rlkit.evaluate`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from gymnasium.vector import VectorEnv
+
+from rlkit.agent import Agent
+from rlkit.envs.make import make_envs
+from rlkit.envs.names import short_name
+from rlkit.envs.vector import Envs
+from rlkit.errors import UsageError
+from rlkit.recipe import Recipe
+from rlkit.run.checkpoint import load_checkpoint
+from rlkit.run.folder import RunFolder, run_name
+from rlkit.run.progress import Progress
+from rlkit.training import build
+from rlkit.training.build import EnvLike
+from rlkit.training.evaluation import Evaluation, play
+from rlkit.training.options import RunOptions
+from rlkit.training.policy import Policy
+from rlkit.training.trainer import Trainer, about
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` and `resume` give back."""
+
+    run: Path
+    agent: Agent
+    env: str
+    steps: int  # environment steps in all
+    seconds: float  # this call spent in training, evaluations on the way included
+    evaluation: Evaluation | None  # greedy, at the end; None where there was none
+    reward_threshold: float | None  # the return at which the environment counts as solved
+    exit_status: int  # 0, or 128 + the signal that stopped the run
+
+
+def train(
+    agent: str,
+    env: EnvLike,
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    options: RunOptions | None = None,
+    *,
+    env_options: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Trained:
+    """Train an agent and keep the run in a folder of its own.
+
+    Args:
+        agent: a name in the registry ("a2c", "dqn").
+        env: a name (see rlkit.envs.names), a function that makes one environment, or a
+            gymnasium VectorEnv (which is closed at the end, and not evaluated on).
+        recipe: the agent's recipe, or changes to the one tuned for `env`, by field. By default
+            that recipe, or the agent's defaults where none was tuned.
+        options: seed, device, folder and the like.
+        env_options: arguments of the environment's constructor.
+        console: where progress is shown; None: nowhere.
+
+    Raises UsageError before anything starts, RunError where training had to stop.
+    """
+    options, env_options = options or RunOptions(), env_options or {}
+    agent_type = build.agent_class(agent)
+    recipe = build.choose_recipe(agent_type, build.env_id(env), recipe)
+    if isinstance(env, VectorEnv):
+        recipe = recipe.but({"envs": env.num_envs})
+    with _training_envs(env, recipe, options, env_options) as envs:
+        learner = build.make_agent(agent_type, recipe, envs, options)
+        total = build.round_up(recipe.steps, learner.memory.quantum)
+        learner.memory.allocate()
+        config = {"agent": agent, "env": envs.id, "env_options": dict(env_options)}
+        config |= {**asdict(options), "recipe": recipe.to_json()}
+        name = run_name(agent, short_name(envs.id))
+        folder = RunFolder.create(Path(options.run_dir), name, config, envs.spec_json)
+        if console:
+            tuned = agent_type.recipes.get(envs.id)
+            _announce(console, folder, learner, recipe, total, tuned is not None)
+        trainer = build.make_trainer(learner, envs, total, folder, env, options, env_options)
+        trainer.metrics.text("config", _as_markdown(config))
+        return _fit(trainer, console)
+
+
+def resume(
+    run: str | Path,
+    steps: int | None = None,
+    *,
+    env: EnvLike | None = None,
+    console: Console | None = None,
+) -> Trained:
+    """Go on with a run from its newest checkpoint, to `steps` environment steps in all.
+
+    By default to where the run was going; schedules stretch to a new end. A run on an environment
+    from a file or a module names code outside the run: repeat it as `env`.
+    """
+    folder = RunFolder.open(run)
+    config = folder.config
+    options = RunOptions(**{field.name: config[field.name] for field in fields(RunOptions)})
+    env = build.consented(env, folder)
+    agent_type = build.agent_class(config["agent"])
+    recipe = build.defaults(agent_type).but(config["recipe"])
+    checkpoint = load_checkpoint(folder.path)
+    with _training_envs(env, recipe, options, config["env_options"]) as envs:
+        learner = build.make_agent(agent_type, recipe, envs, options)
+        checkpoint.expect(about(learner))
+        total = checkpoint.tree["total"]
+        if steps is not None:
+            total = build.round_up(recipe.but({"steps": steps}).steps, learner.memory.quantum)
+        if checkpoint.step >= total:
+            raise UsageError(
+                f"{folder.path} is complete at {checkpoint.step} steps; "
+                "to go on, give --steps a number above that"
+            )
+        learner.memory.allocate()
+        trainer = build.make_trainer(
+            learner, envs, total, folder, env, options, config["env_options"], checkpoint.step
+        )
+        episodes_go_on = trainer.set_state(checkpoint.tree)
+        if console:
+            console.print(f"going on with {folder.path} from step {checkpoint.step:,} to {total:,}")
+            if not episodes_go_on:
+                console.print(f"{envs.id} can't save its state: its episodes start afresh")
+        return _fit(trainer, console)
+
+
+def load(
+    run: str | Path, *, best: bool = False, device: str = "cpu", env: EnvLike | None = None
+) -> Policy:
+    """A run's policy: from its newest checkpoint, or from the one that evaluated best.
+
+    A run on an environment from a file or a module names code outside the run: repeat it as `env`.
+    """
+    folder = RunFolder.open(run)
+    with _restored(folder, 1, best, device, env) as (agent, envs):
+        return Policy(agent, folder.config["env"], envs.obs_port, envs.action_port)
+
+
+def evaluate(
+    run: str | Path,
+    episodes: int = 100,
+    seed: int = 0,
+    *,
+    best: bool = False,
+    device: str = "cpu",
+    env: EnvLike | None = None,
+) -> Evaluation:
+    """Play `episodes` greedy episodes with a run's policy, on environments seeded afresh."""
+    for name, value, low in (("episodes", episodes, 1), ("seed", seed, 0)):
+        if value < low:
+            raise UsageError(f"{name} (--{name}) is {value}; allowed: a whole number >= {low}")
+    folder = RunFolder.open(run)
+    with _restored(folder, min(episodes, build.EVAL_ENVS), best, device, env) as (agent, envs):
+        return play(agent, envs, episodes, build.eval_seed(seed, 0))
+
+
+@contextmanager
+def _training_envs(
+    env: EnvLike, recipe: Recipe, options: RunOptions, env_options: Mapping[str, Any]
+) -> Iterator[Envs]:
+    """A run's environments, and its number of threads for as long as they are open."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    seed = build.seeds(options.seed)["envs"]
+    vectorization: Any = options.vectorization
+    try:
+        with make_envs(env, recipe.envs, seed, vectorization, options.strict, env_options) as envs:
+            yield envs
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _restored(
+    folder: RunFolder, n: int, best: bool, device: str, env: EnvLike | None
+) -> Iterator[tuple[Agent, Envs]]:
+    """A run's agent with the weights of a checkpoint, and `n` environments to use it on."""
+    config = folder.config
+    env = build.consented(env, folder)
+    agent_type = build.agent_class(config["agent"])
+    recipe = build.defaults(agent_type).but(config["recipe"])
+    checkpoint = load_checkpoint(folder.path, best=best)
+    options = RunOptions(device=device)
+    with make_envs(env, n, None, options=config["env_options"]) as envs:
+        agent = build.make_agent(agent_type, recipe, envs, options)
+        checkpoint.expect(about(agent))
+        agent.load_state_dict(checkpoint.tree["agent"]["weights"])
+        yield agent, envs
+
+
+def _fit(trainer: Trainer, console: Console | None) -> Trained:
+    """Train to the end, evaluate what came out, and close the run's files."""
+    since = time.perf_counter()
+    try:
+        if console:
+            with Progress(console, trainer.plan.total, trainer.steps) as progress:
+                status = trainer.fit(progress)
+        else:
+            status = trainer.fit()
+        seconds = time.perf_counter() - since
+        evaluation = trainer.evaluate_final() if status == 0 else None
+    finally:
+        trainer.metrics.close()
+    return Trained(
+        trainer.folder.path,
+        trainer.agent,
+        trainer.envs.id,
+        trainer.steps,
+        seconds,
+        evaluation,
+        trainer.envs.reward_threshold,
+        status,
+    )
+
+
+def _announce(
+    console: Console, folder: RunFolder, agent: Agent, recipe: Recipe, total: int, tuned: bool
+) -> None:
+    quantum = agent.memory.quantum
+    kind = "the recipe tuned for" if tuned else "the default recipe on"
+    console.print(
+        f"{agent.name} with {kind} {folder.config['env']}: {total:,} steps on {recipe.envs} "
+        f"environments, {agent.setting.device}"
+    )
+    if total != recipe.steps:
+        console.print(
+            f"{recipe.steps:,} steps were asked for; training goes in units of {quantum:,} steps, "
+            f"so it takes {total:,}"
+        )
+    console.print(f"run folder: {folder.path}  (tensorboard --logdir {folder.path.parent})")
+
+
+def _as_markdown(config: Mapping[str, Any]) -> str:
+    rows = [(name, value) for name, value in config.items() if name != "recipe"]
+    rows += [(f"recipe.{name}", value) for name, value in config["recipe"].items()]
+    return "\n".join(["| option | value |", "|---|---|", *(f"| {n} | {v} |" for n, v in rows)])

@@ -1,0 +1,206 @@
+"""From names, recipes and options to the parts of a run: environments, agent, trainer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from rlkit.agent import Agent, Setting
+from rlkit.envs.make import make_envs
+from rlkit.envs.names import resolve, runs_code
+from rlkit.envs.vector import Envs
+from rlkit.errors import UsageError
+from rlkit.recipe import Recipe
+from rlkit.registry import AGENTS, unknown
+from rlkit.registry import load as load_target
+from rlkit.run.folder import RunFolder
+from rlkit.training.evaluation import Evaluation, play
+from rlkit.training.options import RunOptions
+from rlkit.training.trainer import Plan, Trainer
+
+EnvLike = str | Callable[[], gym.Env[Any, Any]] | VectorEnv[Any, Any, Any]
+
+EVALS_PER_RUN, CHECKPOINTS_PER_RUN = 5, 10
+EVAL_ENVS = 100  # that play side by side, at most
+EPISODES_ON_THE_WAY = 20  # of an evaluation before the last one
+CONFIG_LIMIT = 1 << 20  # bytes
+
+
+def agent_class(name: str) -> type[Agent]:
+    """The class behind an agent's name; raises UsageError with the nearest names."""
+    if name not in AGENTS:
+        raise unknown("agent", name, AGENTS)
+    loaded: type[Agent] = load_target(AGENTS[name].target)
+    return loaded
+
+
+def choose_recipe(
+    agent_type: type[Agent], env_id: str, given: Recipe | Mapping[str, Any] | None
+) -> Recipe:
+    """The recipe given, or the one tuned for the environment (else the defaults) with changes."""
+    if isinstance(given, Recipe):
+        if not isinstance(given, agent_type.recipe_type):
+            raise UsageError(
+                f"the recipe is a {type(given).__name__}; {agent_type.name} takes "
+                f"{agent_type.recipe_type.__name__}"
+            )
+        return given
+    tuned = agent_type.recipes.get(env_id)
+    recipe = tuned.recipe if tuned else defaults(agent_type)
+    return recipe.but(given or {})
+
+
+def defaults(agent_type: type[Agent]) -> Recipe:
+    """The agent's recipe with every field at its default."""
+    # Every field of a recipe has a default; the base class, which declares two, has none.
+    recipe_type: Callable[[], Recipe] = agent_type.recipe_type  # type: ignore[assignment]
+    return recipe_type()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Recipe fields from a JSON file: an object of them, or a run's config.json.
+
+    Raises UsageError for anything else; nothing in the file is executed.
+    """
+    try:
+        if path.stat().st_size > CONFIG_LIMIT:
+            raise UsageError(f"{path} has more than {CONFIG_LIMIT} bytes: it is no config")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; give a JSON file of recipe fields") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} holds a JSON {type(found).__name__}; allowed: an object")
+    recipe = found.get("recipe", found)
+    if not isinstance(recipe, dict):
+        raise UsageError(f"{path}: recipe is a {type(recipe).__name__}; allowed: an object")
+    return recipe
+
+
+def env_id(env: EnvLike) -> str:
+    """What tuned recipes are looked up by."""
+    if isinstance(env, str):
+        return resolve(env).name
+    spec = getattr(env, "spec", None)
+    return spec.id if spec is not None else ""
+
+
+def consented(env: EnvLike | None, folder: RunFolder) -> EnvLike:
+    """The environment to use for a run: the one given, or the one the run names.
+
+    A run may come from a stranger, so code that it names outside the registry is not imported
+    unless the caller names it too.
+    """
+    if env is not None:
+        return env
+    name = str(folder.config["env"])
+    if runs_code(name):
+        raise UsageError(
+            f"{folder.path} was trained on {name}, which is code outside the run; "
+            f"repeat it to load it: --env {name}"
+        )
+    try:
+        return resolve(name).name
+    except UsageError:
+        raise UsageError(
+            f"{folder.path} was trained on {name}, which is no registered environment; "
+            "pass the environment it was trained on as env (--env)"
+        ) from None
+
+
+def seeds(seed: int) -> dict[str, int]:
+    """Independent seeds for the parts of a run."""
+    drawn = np.random.SeedSequence(seed).generate_state(3)
+    return dict(zip(("weights", "agent", "envs"), map(int, drawn), strict=True))
+
+
+def eval_seed(seed: int, step: int) -> int:
+    """The seed of the environments of an evaluation: never one that training has used."""
+    return int(np.random.SeedSequence([seed, step, 1]).generate_state(1)[0])
+
+
+def device_for(name: str) -> torch.device:
+    """The device of that name; "auto" is CUDA where there is one. Raises UsageError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device (--device) is {name!r}; allowed: auto, cpu, cuda, cuda:I")
+    if device.type == "cuda":
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= found:
+            raise UsageError(
+                f"device (--device) is {name}, and torch {torch.__version__} sees {found} CUDA "
+                "devices here; use --device cpu or auto, or install a torch built for CUDA"
+            )
+    return device
+
+
+def make_agent(
+    agent_type: type[Agent], recipe: Recipe, envs: Envs, options: RunOptions
+) -> Agent:
+    """A new agent for these environments, its weights drawn from the run's seed."""
+    parts = seeds(options.seed)
+    setting = Setting(
+        envs.obs_space, envs.action_space, envs.n, device_for(options.device), parts["agent"]
+    )
+    with torch.random.fork_rng(devices=[]):  # the caller's random stream stays as it is
+        torch.manual_seed(parts["weights"])
+        build: Callable[[Setting, Recipe], Agent] = agent_type  # type: ignore[assignment]
+        return build(setting, recipe)
+
+
+def plan(total: int, options: RunOptions) -> Plan:
+    return Plan(
+        total,
+        eval_every=options.eval_every or -(-total // EVALS_PER_RUN),
+        checkpoint_every=options.checkpoint_every or -(-total // CHECKPOINTS_PER_RUN),
+    )
+
+
+def round_up(steps: int, quantum: int) -> int:
+    """The least multiple of `quantum` that is not below `steps`."""
+    return -(-steps // quantum) * quantum
+
+
+def make_trainer(
+    agent: Agent,
+    envs: Envs,
+    total: int,
+    folder: RunFolder,
+    env: EnvLike,
+    options: RunOptions,
+    env_options: Mapping[str, Any],
+    start: int = 0,
+) -> Trainer:
+    """The trainer of a run; it evaluates on environments of its own, where they can be made."""
+
+    def evaluate(step: int) -> Evaluation:
+        episodes = options.eval_episodes
+        if step < total:
+            episodes = min(episodes, EPISODES_ON_THE_WAY)
+        seed = eval_seed(options.seed, step)
+        n = min(episodes, EVAL_ENVS)
+        with make_envs(env, n, seed, _eval_vectorization(options), options.strict, env_options) as e:
+            return play(agent, e, episodes, seed)
+
+    can_evaluate = not isinstance(env, VectorEnv)
+    return Trainer(
+        agent, envs, plan(total, options), folder, evaluate if can_evaluate else None, start
+    )
+
+
+def _eval_vectorization(options: RunOptions) -> Any:
+    """Evaluation plays in this process: a hundred workers for a hundred episodes are too many."""
+    return "sync" if options.vectorization == "async" else options.vectorization

@@ -1,0 +1,29 @@
+"""What a run is told besides its recipe; `rlkit train`'s other options come from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlkit.recipe import check_fields, option
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run, which changes nothing about the algorithm."""
+
+    seed: int = option(0, "seed of everything random in the run", low=0)
+    device: str = option("auto", "auto, cpu, cuda or cuda:I")
+    run_dir: str = option("runs", "folder for run folders")
+    vectorization: str = option(
+        "auto",
+        "how the environments step together",
+        choices=("auto", "native", "sync", "async"),
+    )
+    eval_every: int = option(0, "steps between evaluations; 0: a fifth of the run", low=0)
+    eval_episodes: int = option(100, "greedy episodes of the last evaluation", low=1)
+    checkpoint_every: int = option(0, "steps between checkpoints; 0: a tenth of the run", low=0)
+    threads: int = option(1, "CPU threads that torch computes with", low=1)
+    strict: bool = option(False, "an observation outside its space is an error, not a warning")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
