@@ -30,3 +30,7 @@ class EnvError(RunError):
 
 class CheckpointError(RlkitError):
     """A checkpoint that is damaged, foreign or of other spaces: its message names the file."""
+
+
+class RlkitWarning(UserWarning):
+    """Something a user should know that stops nothing: what was found and what is done instead."""

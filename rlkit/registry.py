@@ -71,15 +71,15 @@ def load(target: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not known, with the nearest ones that are."""
-    known = list(known)
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """A hint with the names nearest to `name`; `otherwise` where none is near."""
     folded = {candidate.lower(): candidate for candidate in known}
     near = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)
-    if near:
-        hint = f"did you mean {' or '.join(folded[match] for match in near)}?"
-    elif len(known) <= 20:
-        hint = f"known: {', '.join(sorted(known))}"
-    else:
-        hint = f"see 'rlkit list {kind}s'"
-    return UsageError(f"unknown {kind} {name!r}; {hint}")
+    return f"did you mean {' or '.join(folded[match] for match in near)}?" if near else otherwise
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not known, with the nearest ones that are."""
+    known = sorted(known)
+    listing = f"known: {', '.join(known)}" if len(known) <= 20 else f"see 'rlkit list {kind}s'"
+    return UsageError(f"unknown {kind} {name!r}; {did_you_mean(name, known, listing)}")

@@ -1,0 +1,60 @@
+"""Modified policy iteration: policy iteration whose evaluation is a few sweeps, not a solve.
+
+Puterman and Shin, Modified Policy Iteration Algorithms for Discounted Markov Decision Problems
+(1978); Puterman, Markov Decision Processes (1994), §6.5.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlkit.mdp.bellman import (
+    greedy,
+    policy_matrix,
+    policy_rewards,
+    q_values,
+    rounding,
+    state_max,
+)
+from rlkit.mdp.bounds import Certifier
+from rlkit.mdp.graph import proper_choice
+from rlkit.mdp.linear import policy_values
+from rlkit.mdp.model import MDP, FloatArray
+from rlkit.mdp.solver import Outcome, exact_solver
+
+# A sweep of T_π costs a fraction of one of T. More of them pay while the policy no longer moves.
+EVALUATION_SWEEPS = 50
+
+
+@exact_solver("modified-policy-iteration")
+def modified_policy_iteration(mdp: MDP, tol: float) -> Outcome:
+    """Solve `mdp` to ‖values − V*‖∞ ≤ tol by modified policy iteration; see `rlkit.solve`."""
+    certify = Certifier(mdp, tol)
+    V = values_from_below(mdp)
+    policy, sweeps = None, 0
+    while True:
+        # π(s) = argmax_a Q(s, a), Q(s, a) = r(s, a) + γ Σ_s' p(s' | s, a) V(s')
+        Q = q_values(mdp, V)
+        TV = state_max(mdp, Q)
+        sweeps += 1
+        bounds = certify(V, Q, TV)
+        if bounds is not None:
+            return Outcome(bounds, sweeps)
+        policy = greedy(mdp, Q, rounding(mdp, V), incumbent=policy)
+        P_pi, r_pi = policy_matrix(mdp, policy), policy_rewards(mdp, policy)
+        V = TV
+        for _ in range(EVALUATION_SWEEPS):
+            # V ← T_π V = r_π + γ P_π V
+            V = r_pi + mdp.gamma * (P_pi @ V)
+        sweeps += EVALUATION_SWEEPS
+
+
+def values_from_below(mdp: MDP) -> FloatArray:
+    """(S,) V with V ≤ TV ≤ V*, from which the values rise to V* and never overshoot."""
+    if mdp.gamma == 1.0:
+        choice = proper_choice(mdp)
+        return policy_values(mdp, choice, policy_rewards(mdp, choice))
+    V = np.zeros(mdp.n_states)
+    # V = min r / (1 − γ) is below every policy's; so is 0 where that is positive.
+    V[mdp.live] = min(0.0, float(mdp.r.min(initial=0.0))) / (1.0 - mdp.gamma)
+    return V

@@ -1,0 +1,236 @@
+"""Certified bounds on the optimal values: a solver may stop when these say so, and not before.
+
+Write T for Bellman's optimality operator, (TV)(s) = max_a r(s, a) + γ Σ p(s' | s, a) V(s').
+
+γ < 1, MacQueen's bounds (Puterman 1994, §6.6.2–6.6.3). With Δ = TV − V,
+    TV + γ/(1−γ) min Δ ≤ V* ≤ TV + γ/(1−γ) max Δ.
+Termination is a state with Δ = 0, and takes part in the min and the max.
+
+γ = 1, inductive bounds (after Hartmanns and Kaminski, Optimistic Value Iteration, 2020). Let w be
+the longest expected time to the end under the actions that are optimal at V up to a gap. If
+    T(V + εw) < V + εw  everywhere, and  T_π(V − εw) ≥ V − εw  for a π that ends for sure,
+then V − εw ≤ V* ≤ V + εw: the strict inequality makes every policy that runs for ever lose without
+end, so that none of them does better. Both are checked on the numbers, not inferred.
+
+Each comparison allows for the rounding of float64, so the bounds hold for the model as stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlkit.errors import RunError
+from rlkit.mdp.bellman import greedy, policy_matrix, q_values, rounding, state_max
+from rlkit.mdp.graph import end_components
+from rlkit.mdp.linear import solve_chain
+from rlkit.mdp.model import MDP, BoolArray, FloatArray, IntArray
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Values (S,) with lower (S,) ≤ V* ≤ upper (S,); `error` bounds ‖values − V*‖∞."""
+
+    values: FloatArray
+    lower: FloatArray
+    upper: FloatArray
+
+    @property
+    def error(self) -> float:
+        """The largest distance of a value to its bounds."""
+        above, below = self.upper - self.values, self.values - self.lower
+        return float(max(above.max(initial=0.0), below.max(initial=0.0)))
+
+
+class FreeLoopError(Exception):
+    """γ = 1: `loop` are states, as the algorithm numbers them, that can loop at no clear cost."""
+
+    def __init__(self, loop: IntArray) -> None:
+        super().__init__(loop)
+        self.loop = loop
+
+
+class Certifier:
+    """Says when the values of a Jacobi sweep are within `tol` of V*, and what the bounds are.
+
+    Raises:
+        RunError: float64 cannot certify `tol` for this model; names the bound that was reached.
+        FreeLoopError: γ = 1, and states can loop for ever at no cost that float64 tells from 0.
+    """
+
+    def __init__(self, mdp: MDP, tol: float) -> None:
+        self.mdp = mdp
+        self.tol = tol
+        self.closed = not (mdp.ends.any() or mdp.terminal.any())
+        self.gate = tol  # γ = 1: try the costly proof when a sweep changes no more than this
+        self.reached = np.inf
+        self.patience = _Patience(mdp.gamma)
+
+    def __call__(self, V: FloatArray, Q: FloatArray, TV: FloatArray) -> Bounds | None:
+        """Bounds within `tol`, or None: sweep on. V, TV: (S,); Q: (L,) of V, TV its maximum."""
+        if self.mdp.gamma < 1.0:
+            return self._macqueen(V, TV)
+        residual = float(np.abs(TV - V).max(initial=0.0))
+        converged = residual <= 2 * rounding(self.mdp, V)
+        if not converged and residual > self.gate:
+            if self.patience.is_over(residual):
+                raise RunError(
+                    f"sweeps converge too slowly for tol={self.tol:g}: they still change values by "
+                    f"{residual:.2g} each; use method policy-iteration"
+                )
+            return None
+        bounds = self._inductive(V, Q, residual, converged)
+        if bounds is None:
+            self.gate = min(self.gate / 4, residual * self.tol / (2 * self.reached))
+        return bounds
+
+    def final(self, V: FloatArray, Q: FloatArray, TV: FloatArray) -> Bounds:
+        """Bounds within `tol` for values that no further work would improve."""
+        if self.mdp.gamma == 1.0:
+            bounds = self._inductive(V, Q, float(np.abs(TV - V).max(initial=0.0)), converged=True)
+        else:
+            bounds = self._macqueen(V, TV)
+        if bounds is None:
+            raise self._refusal(self.reached, 2 * self.reached)
+        return bounds
+
+    def _macqueen(self, V: FloatArray, TV: FloatArray) -> Bounds | None:
+        mdp, margin = self.mdp, rounding(self.mdp, V)
+        down, up = macqueen_shifts(mdp, V, TV, self.closed)
+        # Without an end every value may be off by the same amount: take the middle of the bounds.
+        middle = (down + up) / 2 if self.closed and np.isfinite(up) else 0.0
+        self.reached = max(up - middle, middle - down) + 2 * margin
+        if self.reached > self.tol:
+            floor = 4 * margin / (1.0 - mdp.gamma)
+            if self.reached <= floor or self.patience.is_over(self.reached):
+                raise self._refusal(self.reached, max(floor, self.reached))
+            return None
+        live = ~mdp.terminal
+        values = TV + middle * live
+        return Bounds(values, TV + (down - margin) * live, TV + (up + margin) * live)
+
+    def _inductive(
+        self, V: FloatArray, Q: FloatArray, residual: float, converged: bool
+    ) -> Bounds | None:
+        proof = inductive_bounds(self.mdp, V, Q, residual + 4 * rounding(self.mdp, V), self.tol)
+        if isinstance(proof, Bounds):
+            return proof
+        self.reached = proof.error
+        if converged and proof.loop.size:
+            raise FreeLoopError(proof.loop)
+        if converged:
+            raise self._refusal(proof.error, 2 * proof.error)
+        return None
+
+    def _refusal(self, reached: float, attainable: float) -> RunError:
+        return RunError(
+            f"tol={self.tol:g} cannot be certified in float64 for this model: the bound reached is "
+            f"{reached:.2g}; give tol={_round_up(attainable):g} or more, or scale the rewards down"
+        )
+
+
+class _Patience:
+    """Ends what should converge and does not, because only rounding is left of it."""
+
+    def __init__(self, gamma: float) -> None:
+        # Twice the sweeps in which a contraction by γ halves an error; at γ = 1 no rate is known.
+        self.allowed = 100 + 2 * np.log(0.5) / np.log(gamma) if 0 < gamma < 1 else 3e6
+        self.best = np.inf
+        self.waited = 0
+
+    def is_over(self, error: float) -> bool:
+        self.waited += 1
+        if error < self.best / 2:
+            self.best, self.waited = error, 0
+        return self.waited > self.allowed
+
+
+@dataclass(frozen=True)
+class Unproven:
+    """Why no bounds within the tolerance follow: the error that would, or states that can loop."""
+
+    error: float
+    loop: IntArray
+
+
+def macqueen_shifts(mdp: MDP, V: FloatArray, TV: FloatArray, closed: bool) -> tuple[float, float]:
+    """(down, up): TV + down ≤ V* ≤ TV + up at every non-terminal state, for γ < 1."""
+    margin = rounding(mdp, V)
+    change = (TV - V)[mdp.live]
+    low = float(change.min(initial=np.inf if closed else 0.0)) - margin
+    high = float(change.max(initial=-np.inf if closed else 0.0)) + margin
+    # A row that should sum to 1 sums to 1 within `slip`: take the worse discount of the two.
+    slip = (mdp.width + 2) * _EPS
+    most, least = mdp.gamma * (1.0 + slip), mdp.gamma * (1.0 - slip)
+    if most >= 1.0:
+        return -np.inf, np.inf
+    longest, shortest = most / (1.0 - most), least / (1.0 - least)
+    return (
+        low * (longest if low < 0 else shortest) - margin,
+        high * (longest if high > 0 else shortest) + margin,
+    )
+
+
+def inductive_bounds(
+    mdp: MDP, V: FloatArray, Q: FloatArray, residual: float, tol: float
+) -> Bounds | Unproven:
+    """V ∓ εw where that is proven and no wider than tol. `residual` bounds |TV − V|, rounding too.
+
+    With w from `longest_times`, the slack of tied actions in both checks is at least
+    ε/2 − residual, and that of the others at least gap − ε max w: hence ε = 4 residual, and a gap
+    that is raised until it exceeds ε max w.
+    """
+    if not mdp.live.size:
+        return Bounds(V, V, V)
+    residual = max(residual, 1e-150)  # the checks are strict, so that 0 would not do
+    step, gap = 4.0 * residual, 16.0 * residual
+    advantage = V[mdp.pair_state] - Q  # ≥ -residual; about 0 where the action is optimal
+    while True:
+        tied = advantage <= gap
+        w = longest_times(mdp, tied)
+        if not isinstance(w, np.ndarray):
+            return w
+        width = step * float(w.max())
+        if not width <= 0.9 * tol:
+            return Unproven(width, np.empty(0, dtype=np.int64))
+        if 1.25 * width <= gap:
+            break
+        gap = 2.0 * width
+    lower, upper = V - step * w, V + step * w
+    margin = 2.0 * rounding(mdp, upper) + rounding(mdp, lower)
+    above = state_max(mdp, q_values(mdp, upper))
+    below = state_max(mdp, np.where(tied, q_values(mdp, lower), -np.inf))
+    live = mdp.live
+    if np.all(above[live] + margin < upper[live]) and np.all(below[live] - margin >= lower[live]):
+        return Bounds(V, lower, upper)
+    return Unproven(max(4.0 * width, 2.0 * tol), np.empty(0, dtype=np.int64))
+
+
+def longest_times(mdp: MDP, tied: BoolArray) -> FloatArray | Unproven:
+    """w (S,) > 0 with w ≥ 1/2 + P_a w for every tied pair; 0 at terminals.
+
+    Policy iteration for the longest expected time to the end, with only the tied actions; it need
+    not be run to its end. Where they could be followed for ever there is no such w.
+    """
+    labels, _ = end_components(mdp, tied)
+    if np.any(labels >= 0):
+        return Unproven(np.inf, np.flatnonzero(labels >= 0))
+    ones = (~mdp.terminal).astype(np.float64)
+    choice = greedy(mdp, np.where(tied, 0.0, -np.inf), 0.0)
+    while True:
+        w = solve_chain(policy_matrix(mdp, choice), 1.0, ones)
+        times = np.where(tied, 1.0 + mdp.P @ w, -np.inf)
+        if np.all(state_max(mdp, times)[mdp.live] <= w[mdp.live] + 0.5 - 1e-3):
+            return w
+        choice = greedy(mdp, times, 0.25, choice)
+
+
+def _round_up(x: float) -> float:
+    """x rounded up to two digits, so that what an error recommends will do."""
+    if not np.isfinite(x) or x <= 0:
+        return x
+    unit = 10.0 ** (np.floor(np.log10(x)) - 1)
+    return float(np.ceil(x / unit) * unit)

@@ -1,0 +1,98 @@
+"""The graph under an MDP: which states can end, and where a policy could stay for ever."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+from rlkit.mdp.model import MDP, BoolArray, IntArray
+
+
+def towards_end(P: csr_array, owner: IntArray, ends: BoolArray, terminal: BoolArray) -> IntArray:
+    """(S,) the next state on a shortest way to an end; S to end at once, -1 where there is none.
+
+    Args:
+        P: (L, S) transitions; only their pattern counts.
+        owner: (L,) the state of each row.
+        ends: (L,) rows which may end the episode.
+        terminal: (S,) states at which it has ended.
+    """
+    S = terminal.size
+    entries = P.tocoo()
+    finish = np.concatenate([np.flatnonzero(terminal), np.unique(owner[ends])])
+    tails = np.concatenate([entries.coords[1], np.full(finish.size, S)])
+    heads = np.concatenate([owner[entries.coords[0]], finish])
+    backwards = csr_array((np.ones(tails.size), (tails, heads)), shape=(S + 1, S + 1))
+    _, before = breadth_first_order(backwards, S, directed=True, return_predecessors=True)
+    return np.asarray(np.maximum(before[:S], -1), dtype=np.int64)
+
+
+def unending_states(mdp: MDP) -> IntArray:
+    """States from which no policy can reach an end."""
+    return np.flatnonzero(towards_end(mdp.P, mdp.pair_state, mdp.ends, mdp.terminal) < 0)
+
+
+def proper_choice(mdp: MDP) -> IntArray:
+    """A policy that ends from every state from which one can, as (S_live,) numbers of pairs.
+
+    It steps along shortest ways to an end with positive probability (Bertsekas and Tsitsiklis,
+    An Analysis of Stochastic Shortest Path Problems, 1991). The first action elsewhere.
+    """
+    onward = towards_end(mdp.P, mdp.pair_state, mdp.ends, mdp.terminal)
+    choice = mdp.offsets[:-1].copy()
+    pair_of_entry = np.repeat(np.arange(mdp.n_pairs), np.diff(mdp.P.indptr))
+    forward = pair_of_entry[mdp.P.indices == onward[mdp.pair_state[pair_of_entry]]]
+    ending = np.flatnonzero(mdp.ends & (onward[mdp.pair_state] == mdp.n_states))
+    good = np.concatenate([forward, ending])[::-1]
+    choice[mdp.pair_state[good]] = good
+    return np.asarray(choice[mdp.live])
+
+
+def end_components(mdp: MDP, allowed: BoolArray) -> tuple[IntArray, BoolArray]:
+    """Maximal end components of the MDP with the `allowed` pairs only.
+
+    An end component is a set of states and pairs that can be stayed in for ever, any state of it
+    reaching any other (de Alfaro, Formal Verification of Probabilistic Systems, 1997, §3.3).
+
+    Returns:
+        labels: (S,) the number of each state's component, 0, 1, ...; -1 where it is in none.
+        internal: (L,) the pairs that stay inside.
+    """
+    owner, S = mdp.pair_state, mdp.n_states
+    kept = allowed & ~mdp.ends
+    entering = mdp.P.tocsc()
+    count = np.bincount(owner[kept], minlength=S)
+    dead = np.flatnonzero(count == 0)
+
+    def drop(pairs: IntArray) -> IntArray:
+        kept[pairs] = False
+        np.subtract.at(count, owner[pairs], 1)
+        states = np.unique(owner[pairs])
+        return np.asarray(states[count[states] == 0])
+
+    while True:
+        while dead.size:  # a pair that may lead to a state without pairs leaves the component
+            lost = np.unique(entering[:, dead].indices)
+            dead = drop(lost[kept[lost]])
+        pairs = np.flatnonzero(kept)
+        P = mdp.P[pairs]
+        tails = np.repeat(owner[pairs], np.diff(P.indptr))
+        steps = csr_array((np.ones(tails.size), (tails, P.indices)), shape=(S, S))
+        _, component = connected_components(steps, directed=True, connection="strong")
+        leaving = np.repeat(pairs, np.diff(P.indptr))[component[tails] != component[P.indices]]
+        lost = np.unique(leaving)
+        if not lost.size:
+            break
+        dead = drop(lost)
+    labels = np.full(S, -1, dtype=np.int64)
+    inside = count > 0
+    labels[inside] = np.unique(component[inside], return_inverse=True)[1]
+    return labels, kept
+
+
+def states(numbers: IntArray) -> str:
+    """The first few of them, in words."""
+    shown = ", ".join(str(number) for number in numbers[:5])
+    more = f" and {numbers.size - 5} more" if numbers.size > 5 else ""
+    return f"state{'s' if numbers.size > 1 else ''} {shown}{more}"
