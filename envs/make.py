@@ -1,0 +1,223 @@
+"""Making environments: one of them, or N as a vector environment."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.error import DependencyNotInstalled
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import TimeLimit
+
+from rlkit.envs.checks import CheckedEnv
+from rlkit.envs.foreign import describe, quiet_gymnasium
+from rlkit.envs.listing import family_of
+from rlkit.envs.names import LIMIT, Facts, ResolvedEnv, facts_of, newest, resolve, unversioned
+from rlkit.envs.vector import Envs
+from rlkit.errors import UsageError
+from rlkit.registry import did_you_mean, unknown
+
+Vectorization: TypeAlias = Literal["auto", "native", "sync", "async"]
+VECTORIZATIONS: tuple[Vectorization, ...] = ("auto", "native", "sync", "async")
+
+
+def make_env(name: str, options: Mapping[str, object] | None = None) -> gym.Env[Any, Any]:
+    """One environment, by any form of name (see `rlkit.envs.names`).
+
+    `options` are arguments of the environment's constructor; `max_episode_steps` sets its time
+    limit. Gymnasium's own checker is left out: `rlkit.envs.checks` does its work.
+
+    Raises UsageError for a name or an option that doesn't exist, for a constructor that fails, and
+    for a package that the environment needs and that is not installed.
+    """
+    return _make_resolved(resolve(name), options or {})
+
+
+def make_envs(
+    env: str | Callable[[], gym.Env[Any, Any]] | VectorEnv[Any, Any, Any],
+    n: int,
+    seed: int | None,
+    vectorization: Vectorization = "auto",
+    strict: bool = False,
+    options: Mapping[str, object] | None = None,
+) -> Envs:
+    """`n` environments, not reset yet.
+
+    Args:
+        env: a name, a function that makes one environment, or a vector environment of `n`, whose
+            own autoreset mode (NEXT_STEP or SAME_STEP) is kept.
+        n: how many, at least 1.
+        seed: of the first reset, from which each environment's own is drawn; None for a new one.
+        vectorization: "native" is the environment's own vector environment, "sync" one process,
+            "async" a process each; "auto" is native where there is one that takes the options,
+            else sync.
+        strict: an observation outside its Box is an error instead of a warning.
+        options: of the environment's constructor, for a name.
+
+    Raises UsageError for all of that which doesn't fit, and for spaces that rlkit does not support.
+    """
+    if n < 1:
+        raise UsageError(f"the number of environments is {n}; give 1 or more")
+    if vectorization not in VECTORIZATIONS:
+        raise unknown("vectorization", vectorization, VECTORIZATIONS)
+    if options and not isinstance(env, str):
+        raise UsageError("options are for environments given by name; set them in your function")
+    venv, facts = _vectorize(env, n, vectorization, options or {})
+    try:
+        return Envs(venv, facts, seed, strict)
+    except BaseException:
+        venv.close()
+        raise
+
+
+def _vectorize(
+    env: object, n: int, vectorization: Vectorization, options: Mapping[str, Any]
+) -> tuple[VectorEnv[Any, Any, Any], Facts]:
+    if isinstance(env, VectorEnv):
+        if env.num_envs != n:
+            raise UsageError(f"the vector environment holds {env.num_envs} environments, not {n}")
+        spec = env.spec
+        return env, facts_of(type(env.unwrapped).__name__ if spec is None else spec.id, spec, {})
+    if isinstance(env, str):
+        resolved = resolve(env)
+        if vectorization in ("auto", "native") and _has_native(resolved, options, vectorization):
+            venv = _make_native(resolved, n, options)
+        else:
+            venv = _make_vector(_Named(resolved, options), n, vectorization)
+        return venv, facts_of(resolved.name, resolved.spec, options)
+    if isinstance(env, gym.Env) or not callable(env):
+        raise UsageError(
+            f"the environment is a {type(env).__name__}; give its name, a gymnasium VectorEnv, or "
+            f"a function without arguments that makes one environment, since {n} are made"
+        )
+    if vectorization == "native":
+        raise UsageError("vectorization native needs an environment's name; use sync or async")
+    venv = _make_vector(env, n, vectorization)
+    return venv, venv.call("facts")[0]
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Makes an environment that was looked up by name, also in a worker process."""
+
+    env: ResolvedEnv
+    options: Mapping[str, Any]
+
+    def __call__(self) -> gym.Env[Any, Any]:
+        return _make_resolved(self.env, self.options)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Makes environment number `index` of a vector environment, with its checks around it."""
+
+    make: Callable[[], gym.Env[Any, Any]]
+    index: int
+
+    def __call__(self) -> CheckedEnv:
+        with _making("of your function", None):
+            return CheckedEnv(self.make(), self.index)
+
+
+def _make_vector(
+    make: Callable[[], gym.Env[Any, Any]], n: int, vectorization: Vectorization
+) -> SyncVectorEnv[Any, Any] | AsyncVectorEnv[Any, Any]:
+    each = [_Checked(make, index) for index in range(n)]
+    kind = AsyncVectorEnv if vectorization == "async" else SyncVectorEnv
+    try:
+        # No copy: Envs makes the one copy that is needed.
+        return kind(each, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+    except RuntimeError as error:
+        raise UsageError(
+            f"the {n} environments differ in their spaces: {describe(error)}"
+        ) from error
+
+
+def _has_native(env: ResolvedEnv, options: Mapping[str, Any], vectorization: Vectorization) -> bool:
+    """Whether the native vector environment is to be used; an error if it's asked for in vain."""
+    if env.spec is None or env.spec.vector_entry_point is None:
+        if vectorization == "native":
+            raise UsageError(f"env {env.name} has no native vector environment; use sync or async")
+        return False
+    if vectorization == "native":
+        return True
+    with _making(env.name, env.spec):
+        known = _parameters(_vector_creator(env.spec))
+    needed = set(options) if env.spec.max_episode_steps is None else {*options, LIMIT}
+    return not env.spec.additional_wrappers and (known is None or needed <= known)
+
+
+def _vector_creator(spec: EnvSpec) -> Callable[..., VectorEnv[Any, Any, Any]]:
+    entry = spec.vector_entry_point
+    creator = load_env_creator(entry) if isinstance(entry, str) else entry
+    return cast("Callable[..., VectorEnv[Any, Any, Any]]", creator)
+
+
+def _make_native(env: ResolvedEnv, n: int, options: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
+    assert env.spec is not None
+    with _making(env.name, env.spec):
+        known = _parameters(_vector_creator(env.spec))
+        if known is not None:
+            _check_options(env.name, options, known - {"num_envs"})
+        return gym.make_vec(env.spec, n, vectorization_mode="vector_entry_point", **options)
+
+
+def _make_resolved(env: ResolvedEnv, options: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    with _making(env.name, env.spec):
+        creator = env.creator()
+        known = _parameters(creator)
+        if known is not None:
+            _check_options(env.name, options, known | {LIMIT})
+        if env.spec is not None:
+            return gym.make(env.spec, disable_env_checker=True, **options)
+        if LIMIT not in options or known is None or LIMIT in known:
+            return creator(**options)
+        own = {key: value for key, value in options.items() if key != LIMIT}
+        return TimeLimit(creator(**own), options[LIMIT])
+
+
+def _parameters(creator: Callable[..., object]) -> set[str] | None:
+    """The options that a constructor takes; None where it takes any."""
+    found = inspect.signature(creator).parameters.values()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in found):
+        return None
+    return {parameter.name for parameter in found}
+
+
+def _check_options(name: str, options: Iterable[str], known: set[str]) -> None:
+    for option in options:
+        if option not in known:
+            takes = f"it takes: {', '.join(sorted(known))}" if known else "it takes none"
+            raise UsageError(
+                f"env {name} has no option {option!r}; {did_you_mean(option, known, takes)}"
+            )
+
+
+@contextmanager
+def _making(name: str, spec: EnvSpec | None) -> Iterator[None]:
+    """Put what goes wrong while an environment is made on one line."""
+    try:
+        with quiet_gymnasium():
+            yield
+    except UsageError:
+        raise
+    except (ImportError, DependencyNotInstalled) as error:
+        raise UsageError(_what_is_missing(name, spec, error)) from error
+    except Exception as error:
+        raise UsageError(f"env {name} could not be made: {describe(error)}") from error
+
+
+def _what_is_missing(name: str, spec: EnvSpec | None, error: Exception) -> str:
+    if spec is not None and spec.version is not None and not isinstance(spec.entry_point, str):
+        latest = newest(unversioned(spec))
+        if latest is not None and latest.id != spec.id:
+            return f"env {name} can't be made any more; use {latest.id}"
+    family = None if spec is None else family_of(spec)
+    if family is None or family.installed():
+        return f"env {name} could not be imported: {describe(error)}"
+    return f"env {name} needs a package that is not installed: pip install {family.install}"

@@ -1,0 +1,134 @@
+"""The exact state of a vector environment, as a tree, for resuming bit for bit.
+
+Three kinds of environment can be saved:
+
+- Those that offer the hooks ``get_state() -> tree`` and ``set_state(tree)``, where a tree is a
+  nested dict of NumPy arrays and JSON scalars. The hooks need not save ``np_random``.
+- Gymnasium's classic control and some of its toy texts, by the attributes in `ATTRIBUTES`.
+- Gymnasium's native CartPole vector environment, likewise.
+
+Sync vector environments of the first two are saved environment by environment, as long as only
+wrappers stand around them whose state is known. Everything else can't be saved: episodes restart.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+
+from rlkit.envs.checks import CheckedEnv
+from rlkit.errors import UsageError
+
+Tree: TypeAlias = dict[str, Any]
+
+# "module:class" -> the attributes that change between steps, np_random apart.
+ATTRIBUTES = {
+    f"gymnasium.envs.{place}": attributes
+    for place, attributes in {
+        "classic_control.cartpole:CartPoleVectorEnv": ("state", "steps", "prev_done"),
+        "classic_control.cartpole:CartPoleEnv": ("state", "steps_beyond_terminated"),
+        "classic_control.mountain_car:MountainCarEnv": ("state",),
+        "classic_control.continuous_mountain_car:Continuous_MountainCarEnv": ("state",),
+        "classic_control.acrobot:AcrobotEnv": ("state",),
+        "classic_control.pendulum:PendulumEnv": ("state",),
+        "toy_text.frozen_lake:FrozenLakeEnv": ("s", "lastaction"),
+        "toy_text.cliffwalking:CliffWalkingEnv": ("s", "lastaction"),
+    }.items()
+}
+WRAPPERS = (CheckedEnv, OrderEnforcing, PassiveEnvChecker, TimeLimit)
+
+
+def get_state(venv: VectorEnv[Any, Any, Any]) -> Tree | None:
+    """The state of all environments; None where it can't be saved."""
+    if type(venv) is not SyncVectorEnv:
+        return _core_state(venv) if venv.unwrapped is venv else None
+    states = [_env_state(env) for env in venv.envs]
+    if any(state is None for state in states):
+        return None
+    return {
+        "ended": venv._autoreset_envs.copy(),
+        "envs": {str(i): state for i, state in enumerate(states)},
+    }
+
+
+def set_state(venv: VectorEnv[Any, Any, Any], tree: Tree) -> None:
+    """Go on from what `get_state` returned, without a reset.
+
+    Raises UsageError where it comes from another number or kind of environments.
+    """
+    try:
+        if type(venv) is not SyncVectorEnv:
+            _set_core_state(venv, tree)
+            return
+        if len(tree["envs"]) != venv.num_envs:
+            raise UsageError(
+                f"the saved state is of {len(tree['envs'])} environments, these are {venv.num_envs}"
+            )
+        for i, env in enumerate(venv.envs):
+            _set_env_state(env, tree["envs"][str(i)])
+        venv._autoreset_envs = np.array(tree["ended"], dtype=np.bool_)
+    except KeyError as error:
+        raise UsageError(f"the saved state is of another environment: it has no {error}") from error
+
+
+def _env_state(env: gym.Env[Any, Any]) -> Tree | None:
+    limit = None
+    while isinstance(env, gym.Wrapper):
+        if type(env) not in WRAPPERS:
+            return None
+        if isinstance(env, TimeLimit):
+            limit = env._elapsed_steps
+        env = env.env
+    core = _core_state(env)
+    return None if core is None else {"elapsed_steps": limit, **core}
+
+
+def _set_env_state(env: gym.Env[Any, Any], tree: Tree) -> None:
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, TimeLimit):
+            env._elapsed_steps = tree["elapsed_steps"]
+        elif isinstance(env, OrderEnforcing):
+            env._has_reset = True
+        env = env.env
+    _set_core_state(env, tree)
+
+
+def _core_state(env: Any) -> Tree | None:
+    """The state of an environment, single or vector, that no wrapper surrounds."""
+    if hasattr(env, "get_state") and hasattr(env, "set_state"):
+        own = env.get_state()
+    elif (attributes := _attributes(env)) is not None:
+        own = {name: _plain(getattr(env, name)) for name in attributes}
+    else:
+        return None
+    return {"own": own, "np_random": env.np_random.bit_generator.state}
+
+
+def _set_core_state(env: Any, tree: Tree) -> None:
+    attributes = _attributes(env)
+    if hasattr(env, "get_state") and hasattr(env, "set_state"):
+        env.set_state(tree["own"])
+    elif attributes is not None:
+        for name in attributes:
+            value = tree["own"][name]
+            setattr(env, name, value.copy() if isinstance(value, np.ndarray) else value)
+    else:
+        raise UsageError(
+            f"the state of {type(env).__name__} can't be restored; restart its episodes"
+        )
+    env.np_random.bit_generator.state = tree["np_random"]
+
+
+def _attributes(env: object) -> tuple[str, ...] | None:
+    return ATTRIBUTES.get(f"{type(env).__module__}:{type(env).__qualname__}")
+
+
+def _plain(value: Any) -> Any:
+    """A copy as an array, or as a JSON scalar."""
+    if isinstance(value, (np.ndarray, tuple, list)):
+        return np.array(value)
+    return value.item() if isinstance(value, np.generic) else value
