@@ -85,9 +85,7 @@ class A2C(Agent):
             recipe.n_steps, setting.n_envs, setting.obs_space, setting.action_space, setting.device
         )
         self.noise = Noise(self.policy.draw_noise, setting.n_envs, self.generator)
-        self.parts = {
-            "memory": self.memory, "optimizer": self.optimizer, "noise": self.noise
-        }
+        self.parts = {"memory": self.memory, "optimizer": self.optimizer, "noise": self.noise}
 
     def act(self, obs: Tensor, carry: Carry, explore: bool = True) -> tuple[Tensor, Carry]:
         with torch.no_grad():

@@ -58,9 +58,7 @@ class DQNRecipe(Recipe):
 
 RECIPES = {
     "CartPole-v1": Tuned(
-        DQNRecipe(
-            steps=40_000, learning_rate=2e-3, buffer_size=10_000
-        ),
+        DQNRecipe(steps=40_000, learning_rate=2e-3, buffer_size=10_000),
         Result(mean_return=0.0, worst_return=0.0, seeds=20, episodes=100, seconds=0.0),
     ),
 }
@@ -106,9 +104,7 @@ class DQN(Agent):
             self.generator,
         )
         self.noise = Noise(self._draw_noise, setting.n_envs, self.generator)
-        self.parts = {
-            "memory": self.memory, "optimizer": self.optimizer, "noise": self.noise
-        }
+        self.parts = {"memory": self.memory, "optimizer": self.optimizer, "noise": self.noise}
 
     def _draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Uniform in [0, 1), (*shape, 2): whether to explore, and with which action."""

@@ -31,7 +31,7 @@ _HOME = {
     "train": "rlkit.training.api",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - the table above is the list
+__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:

@@ -32,8 +32,8 @@ Carry = Any  # what a recurrent policy hands from step to step; None where there
 class Setting:
     """What an agent is built for: the spaces of one environment, how many, where, and the seed."""
 
-    obs_space: spaces.Space
-    action_space: spaces.Space
+    obs_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
     n_envs: int
     device: torch.device
     seed: int
@@ -56,6 +56,9 @@ class Memory(Stateful, Protocol):
         """Take the room that training needs; raises UsageError where there is not enough."""
 
     def add(self, step: Step) -> None: ...
+
+    def restart(self) -> None:
+        """All episodes broke off after the last step; the next step begins new ones."""
 
     def batches(self) -> Iterable[Any]:
         """The batches that are due now, none or more."""
@@ -80,8 +83,8 @@ class Agent(nn.Module, ABC):
         if kind not in allowed:
             takers = [name for name, entry in AGENTS.items() if kind in entry.actions]
             raise UsageError(
-                f"{self.name} takes {' or '.join(allowed)} actions; the environment has "
-                f"{setting.action_space}; agents that take {kind}: {', '.join(takers) or 'none yet'}"
+                f"{self.name} takes {' or '.join(allowed)} actions; the environment's action space "
+                f"is {setting.action_space}; {kind} is taken by: {', '.join(takers) or 'none yet'}"
             )
         self.setting = setting
         self.progress = 0.0
@@ -97,6 +100,7 @@ class Agent(nn.Module, ABC):
 
         Greedy actions draw nothing from the agent's random stream: evaluating doesn't change a run.
         """
+
     @abstractmethod
     def update(self, batch: Any) -> dict[str, Tensor | float]:
         """Learn from one batch; returns scalars to log. Raises RunError before weights turn NaN."""

@@ -1,4 +1,4 @@
-"""What rlkit raises when it refuses: one line that says what was found, what is allowed, what to do.
+"""What rlkit raises when it refuses: one line of what was found, what is allowed, what to do.
 
 The command line prints the line and exits with ``exit_status``; ``--debug`` shows the traceback.
 """
@@ -25,7 +25,7 @@ class ModelError(UsageError):
 
 
 class EnvError(RunError):
-    """An environment broke its contract: its message names the environment, the step and the key."""
+    """An environment broke its contract: its message names environment, step and key."""
 
 
 class CheckpointError(RlkitError):

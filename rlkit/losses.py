@@ -18,7 +18,7 @@ def double_q_target(r: Tensor, discount: Tensor, q_next: Tensor, q_select: Tenso
 
         y = r + discount·Q_target(s', argmax_a Q_online(s', a))
 
-    Args: r, discount (...,), q_next = Q_target(s', ·) and q_select = Q_online(s', ·), both (..., A).
+    Args: r, discount (...,); q_next = Q_target(s', ·), q_select = Q_online(s', ·), both (..., A).
     Returns y, (...,).
     """
     a_star = q_select.argmax(-1, keepdim=True)

@@ -34,7 +34,7 @@ class FlatParameters:
         self.grad = torch.zeros_like(self.values)
         sizes = [p.numel() for p in parameters]
         for p, value, grad in zip(
-            parameters, self.values.split(sizes), self.grad.split(sizes), strict=True
+            parameters, torch.split(self.values, sizes), torch.split(self.grad, sizes), strict=True
         ):
             p.data = value.view_as(p)
             p.grad = grad.view_as(p)

@@ -93,9 +93,7 @@ def _cast_int(value: Any) -> int | None:
 
 
 def _cast_float(value: Any) -> float | None:
-    return (
-        float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-    )
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _cast_widths(value: Any) -> tuple[int, ...] | None:
@@ -175,7 +173,6 @@ class Tuned:
     result: Result
 
 
-@cache
 def options(recipe_type: type[Any]) -> Sequence[Option]:
     """The fields of a dataclass made of `option`s, in order."""
     return [
@@ -211,6 +208,4 @@ def _option_from(node: ast.AnnAssign) -> Option:
     assert isinstance(node.target, ast.Name)
     default, help = map(ast.literal_eval, node.value.args)
     limits = {word.arg: ast.literal_eval(word.value) for word in node.value.keywords if word.arg}
-    return Option(
-        default, help, name=node.target.id, type=ast.unparse(node.annotation), **limits
-    )
+    return Option(default, help, name=node.target.id, type=ast.unparse(node.annotation), **limits)

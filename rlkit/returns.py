@@ -64,6 +64,6 @@ def n_step(
     for k in range(r.shape[0]):
         g = g + gamma**k * alive * r[k]
         m = m + alive
-        terminal = torch.where(terminated[k], alive, terminal)
+        terminal = terminal + alive * terminated[k]
         alive = torch.where(ended[k], 0.0, alive)
     return g, gamma**m * (1 - terminal), m.long()

@@ -1,4 +1,4 @@
-"""Where a command's words go: text for people, or one JSON object as standard output's last line."""
+"""Where a command's words go: text for people, or one JSON object as the last line of stdout."""
 
 from __future__ import annotations
 

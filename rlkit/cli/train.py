@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ENV_HELP = "CartPole, an id, module:EnvId, module:Class or file.py:Class"
 
 
-class Widths(click.ParamType):
+class Widths(click.ParamType[Any]):
     """Whole numbers separated by commas: 64,64."""
 
     name = "widths"
@@ -113,7 +113,7 @@ def agent_command(agent: str) -> click.Command:
                 click.Option(
                     ["--config"],
                     type=click.Path(path_type=Path),
-                    help="JSON file of hyperparameters, or a run's config.json; options win over it",
+                    help="JSON file of hyperparameters, or a run's config.json; options win",
                 ),
                 click.Option(
                     ["--env-option"],
@@ -126,7 +126,7 @@ def agent_command(agent: str) -> click.Command:
     )
 
 
-class EnvOption(click.ParamType):
+class EnvOption(click.ParamType[Any]):
     """NAME=VALUE with a Python literal as value; never evaluated."""
 
     name = "name=value"

@@ -54,8 +54,8 @@ class Replay:
         self,
         capacity: int,
         n_envs: int,
-        obs_space: spaces.Space,
-        action_space: spaces.Space,
+        obs_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
         sampling: Sampling,
         device: torch.device,
         generator: torch.Generator,
@@ -74,6 +74,7 @@ class Replay:
         self.filled = 0  # rows that hold a step, at most rows − 1
         self.added = 0  # steps added so far, over all environments
         self.due = sampling.start
+        self._restarted = True  # the next step's observation is not yet in the ring
 
     def allocate(self) -> None:
         grid = (self.rows, self.n_envs)
@@ -89,8 +90,9 @@ class Replay:
     def add(self, step: Step) -> None:
         obs, action, reward, terminated, ended, valid = self._arrays
         row, next_row = self.head, (self.head + 1) % self.rows
-        if self.filled == 0:
+        if self._restarted:
             obs[row] = step.obs
+            self._restarted = False
         obs[next_row] = step.next_obs
         action[row] = step.action
         reward[row] = step.reward
@@ -108,9 +110,20 @@ class Replay:
         self.added += self.n_envs
 
     def batches(self) -> Iterator[ReplayBatch]:
-        if self.added >= self.due and self.filled > self.sampling.n_step:
-            self.due = max(self.due, self.added - self.n_envs) + self.sampling.every
+        if self.filled <= self.sampling.n_step:
+            self.due = max(self.due, self.added + 1)
+        while self.added >= self.due:
+            self.due += self.sampling.every
             yield self.sample()
+
+    def restart(self) -> None:
+        """All episodes broke off after the last step: a dead row stands in between."""
+        if self.filled:
+            self.ended[self.head - 1] = True
+            self.valid[self.head] = False
+            self.head = (self.head + 1) % self.rows
+            self.filled = min(self.filled + 1, self.rows - 1)
+            self._restarted = True
 
     def sample(self) -> ReplayBatch:
         """G·B windows of n steps, uniformly over those that start at a valid step."""
@@ -140,7 +153,7 @@ class Replay:
             discount,
             next_obs,
         )
-        return ReplayBatch(*(x.unflatten(0, shape).to(self.device) for x in columns))
+        return ReplayBatch(*(x.view(*shape, *x.shape[1:]).to(self.device) for x in columns))
 
     def _draw(self, count: int) -> tuple[Tensor, Tensor]:
         """Rows and environments of `count` valid steps whose whole window lies in the ring."""
@@ -173,10 +186,11 @@ class Replay:
         self.finals = {int(flat): obs for flat, obs in state["finals"].items()}
         self.head, self.filled = state["head"], state["filled"]
         self.added, self.due = state["added"], state["due"]
+        self._restarted = self.filled == 0
 
 
 def _check_memory(
-    grid: tuple[int, int], obs_space: spaces.Space, action_space: spaces.Space
+    grid: tuple[int, int], obs_space: spaces.Space[Any], action_space: spaces.Space[Any]
 ) -> None:
     """Refuse a ring that doesn't fit before it is allocated (Linux grants it and kills later)."""
     flags = 4 + 3  # a float32 reward and three booleans

@@ -58,8 +58,8 @@ class Rollout:
         self,
         n_steps: int,
         n_envs: int,
-        obs_space: spaces.Space,
-        action_space: spaces.Space,
+        obs_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
         device: torch.device,
     ) -> None:
         self.n_steps = n_steps
@@ -122,6 +122,11 @@ class Rollout:
             batch.final_at = batch.final_obs = None
         return batch if self.device.type == "cpu" else _moved(batch, self.device)
 
+    def restart(self) -> None:
+        """All episodes broke off: the steps since the last batch lead nowhere, and are dropped."""
+        self.t = 0
+        self._finals.clear()
+
     def get_state(self) -> dict[str, Any]:
         """What resuming needs: the steps collected since the last batch, and how many."""
         rows = {name: getattr(self.storage, name) for name in ROWS}
@@ -138,7 +143,7 @@ class Rollout:
         self._finals = [(f["t"], f["index"], f["obs"]) for f in state["finals"].values()]
 
 
-def space_tensor(space: spaces.Space, leading: tuple[int, ...]) -> Tensor:
+def space_tensor(space: spaces.Space[Any], leading: tuple[int, ...]) -> Tensor:
     """Zeros for `leading` many values of a Box, Discrete, MultiDiscrete or MultiBinary space."""
     assert space.shape is not None, f"{space} has no fixed shape"
     return torch.from_numpy(np.zeros((*leading, *space.shape), dtype=space.dtype))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -98,7 +99,7 @@ class DiagonalGaussian(nn.Module):
         return log_prob, H, pull
 
 
-def policy_for(space: spaces.Space) -> Categorical | DiagonalGaussian:
+def policy_for(space: spaces.Space[Any]) -> Categorical | DiagonalGaussian:
     """The distribution of an action space; raises UsageError where there is none."""
     if isinstance(space, spaces.Discrete):
         return Categorical(int(space.n))

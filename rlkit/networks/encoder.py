@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -70,7 +71,7 @@ class Encoder(nn.Module):
         return self.mlp.vjp(self.numbers.forward(obs))
 
 
-def encoder_for(space: spaces.Space, hidden: Sequence[int], activation: str) -> Encoder:
+def encoder_for(space: spaces.Space[Any], hidden: Sequence[int], activation: str) -> Encoder:
     """The encoder of an observation space: one-hot where it is discrete, then an MLP.
 
     Raises UsageError for spaces that have no encoder, and for a Discrete too large for one-hot.
@@ -79,7 +80,7 @@ def encoder_for(space: spaces.Space, hidden: Sequence[int], activation: str) -> 
     return Encoder(numbers, MLP(numbers.width, hidden, activation))
 
 
-def _numbers(space: spaces.Space) -> OneHot | OneHots | Flat:
+def _numbers(space: spaces.Space[Any]) -> OneHot | OneHots | Flat:
     if isinstance(space, spaces.Discrete):
         if space.n > LARGEST_ONE_HOT:
             raise UsageError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        space: spaces.Space,
+        space: spaces.Space[Any],
         hidden: tuple[int, ...],
         activation: str,
         outputs: int,

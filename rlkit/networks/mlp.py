@@ -44,12 +44,13 @@ class MLP(nn.Module):
     def __init__(self, width_in: int, hidden: Sequence[int], activation: str) -> None:
         super().__init__()
         widths = (width_in, *hidden)
-        self.linears = nn.ModuleList(
+        linears = [
             orthogonal(nn.Linear(fan_in, fan_out), math.sqrt(2))
             for fan_in, fan_out in zip(widths, hidden, strict=False)
-        )
+        ]
+        self.linears = nn.ModuleList(linears)
         # nn.Module looks parameters up by name, layer by layer; small networks would notice.
-        self._layers = tuple((layer.weight, layer.bias) for layer in self.linears)
+        self._layers = tuple((layer.weight, layer.bias) for layer in linears)
         self.activation = activation
         self.width = widths[-1]
 

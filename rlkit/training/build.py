@@ -60,7 +60,7 @@ def choose_recipe(
 def defaults(agent_type: type[Agent]) -> Recipe:
     """The agent's recipe with every field at its default."""
     # Every field of a recipe has a default; the base class, which declares two, has none.
-    recipe_type: Callable[[], Recipe] = agent_type.recipe_type  # type: ignore[assignment]
+    recipe_type: Callable[[], Recipe] = agent_type.recipe_type
     return recipe_type()
 
 
@@ -147,9 +147,7 @@ def device_for(name: str) -> torch.device:
     return device
 
 
-def make_agent(
-    agent_type: type[Agent], recipe: Recipe, envs: Envs, options: RunOptions
-) -> Agent:
+def make_agent(agent_type: type[Agent], recipe: Recipe, envs: Envs, options: RunOptions) -> Agent:
     """A new agent for these environments, its weights drawn from the run's seed."""
     parts = seeds(options.seed)
     setting = Setting(
@@ -157,7 +155,7 @@ def make_agent(
     )
     with torch.random.fork_rng(devices=[]):  # the caller's random stream stays as it is
         torch.manual_seed(parts["weights"])
-        build: Callable[[Setting, Recipe], Agent] = agent_type  # type: ignore[assignment]
+        build: Callable[[Setting, Recipe], Agent] = agent_type
         return build(setting, recipe)
 
 
@@ -191,9 +189,9 @@ def make_trainer(
         if step < total:
             episodes = min(episodes, EPISODES_ON_THE_WAY)
         seed = eval_seed(options.seed, step)
-        n = min(episodes, EVAL_ENVS)
-        with make_envs(env, n, seed, _eval_vectorization(options), options.strict, env_options) as e:
-            return play(agent, e, episodes, seed)
+        n, vectorization = min(episodes, EVAL_ENVS), _eval_vectorization(options)
+        with make_envs(env, n, seed, vectorization, options.strict, env_options) as envs:
+            return play(agent, envs, episodes, seed)
 
     can_evaluate = not isinstance(env, VectorEnv)
     return Trainer(

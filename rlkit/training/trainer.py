@@ -184,6 +184,7 @@ class Trainer:
         self.steps, self.best = state["steps"], state["best"]
         if state["envs"] is None:
             self.episodes.forget_running()
+            self.agent.memory.restart()
             return False
         self._obs = self.envs.set_state(state["envs"])
         self._carry = state["carry"]
@@ -196,12 +197,8 @@ class Trainer:
             yield
         except RunError as error:
             kind = EnvError if isinstance(error, EnvError) else RunError
-            kept = (
-                f"the checkpoint of step {self._saved[0]} stands"
-                if self._saved
-                else "no checkpoint was saved since it started"
-            )
-            raise kind(f"{error} (training step {self.steps} of {self.folder.path}; {kept})") from error
+            kept = f"step {self._saved[0]} is saved" if self._saved else "nothing was saved yet"
+            raise kind(f"{error} (step {self.steps} of {self.folder.path}; {kept})") from error
 
 
 def about(agent: Agent) -> dict[str, str]:
