@@ -60,9 +60,11 @@ class Replay:
         device: torch.device,
         generator: torch.Generator,
     ) -> None:
+        self.capacity = capacity
         # One row more than steps: the newest observation has no action yet. And room for windows
-        # that start at two neighbouring rows, of which at most one is dead.
-        self.rows = max(capacity // n_envs, sampling.n_step + 1) + 1
+        # that start at three neighbouring rows, of which at most two are dead (the first row of
+        # all is not: until the ring is full, two are enough).
+        self.rows = max(capacity // n_envs, sampling.n_step + 2) + 1
         self.n_envs = n_envs
         self.spaces = obs_space, action_space
         self.sampling = sampling
@@ -78,7 +80,7 @@ class Replay:
 
     def allocate(self) -> None:
         grid = (self.rows, self.n_envs)
-        _check_memory(grid, *self.spaces)
+        self._check_memory()
         self.obs = space_tensor(self.spaces[0], grid)  # (rows, N, *obs)
         self.action = space_tensor(self.spaces[1], grid)  # (rows, N, *action)
         self.reward = torch.zeros(grid)
@@ -188,17 +190,15 @@ class Replay:
         self.added, self.due = state["added"], state["due"]
         self._restarted = self.filled == 0
 
-
-def _check_memory(
-    grid: tuple[int, int], obs_space: spaces.Space[Any], action_space: spaces.Space[Any]
-) -> None:
-    """Refuse a ring that doesn't fit before it is allocated (Linux grants it and kills later)."""
-    flags = 4 + 3  # a float32 reward and three booleans
-    step = space_tensor(obs_space, ()).nbytes + space_tensor(action_space, ()).nbytes + flags
-    steps, free = grid[0] * grid[1], available_memory()
-    if free is not None and steps * step > free:
-        raise UsageError(
-            f"buffer_size (--buffer-size) is {steps}: the replay memory would take "
-            f"{steps * step / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
-            f"allowed: up to {int(free / step)}"
-        )
+    def _check_memory(self) -> None:
+        """Refuse a ring that doesn't fit before it's allocated (Linux grants it and kills later)."""
+        flags = 4 + 3  # a float32 reward and three booleans
+        row = (sum(space_tensor(space, ()).nbytes for space in self.spaces) + flags) * self.n_envs
+        need, free = self.rows * row, available_memory()
+        if free is not None and need > free:
+            fits = max(0, free // row - 1) * self.n_envs
+            raise UsageError(
+                f"buffer_size (--buffer-size) is {self.capacity}: the replay memory would take "
+                f"{need / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
+                f"allowed: up to {fits}"
+            )
