@@ -123,7 +123,7 @@ class A2C(Agent):
         pull_critic(g_v.unsqueeze(-1))
 
         self.flat.clip_grad(recipe.max_grad_norm)
-        lr = linear(recipe.learning_rate, recipe.final_learning_rate, self.progress)
+        lr = linear(recipe.learning_rate, recipe.final_learning_rate, self.clock.progress)
         self.optimizer.step(lr)
         return {
             "policy_loss": -(weight * log_pi * A).sum(),

@@ -112,7 +112,7 @@ class DQN(Agent):
 
     @property
     def epsilon(self) -> float:
-        fallen = min(1.0, self.progress / self.recipe.exploration_share)
+        fallen = min(1.0, self.clock.progress / self.recipe.exploration_share)
         return linear(self.recipe.exploration_start, self.recipe.exploration_end, fallen)
 
     def act(self, obs: Tensor, carry: Carry, explore: bool = True) -> tuple[Tensor, Carry]:
@@ -127,7 +127,7 @@ class DQN(Agent):
     @torch.no_grad()
     def update(self, batch: ReplayBatch) -> dict[str, Tensor | float]:
         recipe = self.recipe
-        lr = linear(recipe.learning_rate, recipe.final_learning_rate, self.progress)
+        lr = linear(recipe.learning_rate, recipe.final_learning_rate, self.clock.progress)
         for g, q_next in self._with_target_values(batch):
             q_all, pull = self.online.vjp(batch.obs[g])  # (B, A)
             if recipe.double:

@@ -64,11 +64,15 @@ class Memory(Stateful, Protocol):
         """The batches that are due now, none or more."""
 
 
-class Agent(nn.Module, ABC):
-    """Base of all learning agents; inheritance is one deep.
+@dataclass(slots=True)
+class Clock:
+    """The share of the training that is done, in [0, 1]: the trainer sets it, schedules read it."""
 
-    `progress` is the share of the training done, in [0, 1]: schedules read it.
-    """
+    progress: float = 0.0
+
+
+class Agent(nn.Module, ABC):
+    """Base of all learning agents; inheritance is one deep."""
 
     name: ClassVar[str]  # in the registry
     recipe_type: ClassVar[type[Recipe]]
@@ -87,7 +91,7 @@ class Agent(nn.Module, ABC):
                 f"is {setting.action_space}; {kind} is taken by: {', '.join(takers) or 'none yet'}"
             )
         self.setting = setting
-        self.progress = 0.0
+        self.clock = Clock()
         self.generator = torch.Generator(setting.device).manual_seed(setting.seed)
 
     def initial_carry(self, n: int) -> Carry:

@@ -52,7 +52,9 @@ class Flat(nn.Module):
         self.width = math.prod(shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x if self.dims == 1 else x.flatten(-self.dims)).float()
+        if self.dims != 1:
+            x = x.reshape(*x.shape[: x.ndim - self.dims], self.width)
+        return x.float()
 
 
 class Encoder(nn.Module):

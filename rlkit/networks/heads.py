@@ -43,6 +43,6 @@ class Network(nn.Module):
         def pull(g: Tensor) -> None:
             rows = g.reshape(-1, g.shape[-1])  # (B, outputs)
             add_linear_gradient(W, b, rows, features.reshape(-1, features.shape[-1]))
-            pull_features(rows @ W.detach())
+            pull_features(g @ W.detach())
 
         return y, pull

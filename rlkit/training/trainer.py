@@ -95,7 +95,7 @@ class Trainer:
 
     def _step(self) -> None:
         agent = self.agent
-        agent.progress = self.steps / self.plan.total
+        agent.clock.progress = self.steps / self.plan.total
         obs = torch.from_numpy(self._obs).to(agent.setting.device)
         action, self._carry = agent.act(obs, self._carry)
         step = self.envs.step(action.cpu().numpy())
@@ -213,7 +213,6 @@ def about(agent: Agent) -> dict[str, str]:
 @contextmanager
 def _quiet_collector() -> Iterator[None]:
     """Keep Python's garbage collector from walking all of torch's objects again and again."""
-    gc.collect()
     gc.freeze()
     try:
         yield
