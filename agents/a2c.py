@@ -13,11 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
-from rlkit.agent import Agent, Carry, Setting
+from rlkit.agent import Agent, Carry, Metric, Setting
+from rlkit.arrays import Array, as_float
 from rlkit.experience.noise import Noise
 from rlkit.experience.rollout import Rollout, RolloutBatch
 from rlkit.networks.distributions import policy_for
@@ -87,47 +84,47 @@ class A2C(Agent):
         self.noise = Noise(self.policy.draw_noise, setting.n_envs, self.generator)
         self.parts = {"memory": self.memory, "optimizer": self.optimizer, "noise": self.noise}
 
-    def act(self, obs: Tensor, carry: Carry, explore: bool = True) -> tuple[Tensor, Carry]:
-        with torch.no_grad():
-            head = self.actor.forward(obs)  # (N, outputs)
-            if explore:
-                return self.policy.sample(head, self.noise.next()), carry
-            return self.policy.mode(head), carry
+    def act(self, obs: Array, carry: Carry, explore: bool = True) -> tuple[Array, Carry]:
+        head = self.actor.infer(obs)  # (N, outputs)
+        if explore:
+            return self.policy.sample(head, self.noise.next()), carry
+        return self.policy.mode(head), carry
 
-    @torch.no_grad()
-    def update(self, batch: RolloutBatch) -> dict[str, Tensor | float]:
+    def update(self, batch: RolloutBatch) -> dict[str, Metric]:
         recipe = self.recipe
         v, pull_critic = self.critic.vjp(batch.obs)  # (T + 1, N, 1)
-        v = v.squeeze(-1)
-        v_next = batch.next_values(v, lambda obs: self.critic(obs).squeeze(-1))
+        v = v[..., 0]
+        v_next = batch.next_values(v, lambda obs: self.critic.infer(obs)[..., 0])
         discount = discounts(recipe.gamma, batch.terminated)
         trace = traces(recipe.gae_lambda, batch.terminated, batch.truncated)
         A = gae(batch.reward, v[:-1], v_next, discount, trace)  # (T, N)
-        G = A + v[:-1]  # the critic's target, (T, N)
+        td = -A  # V(s_t) − G_t, for the critic's target G_t = A_t + V(s_t)
 
-        weight = batch.valid / batch.valid.sum()  # a mean over the steps that count
+        weight = as_float(batch.valid)
+        weight = weight / weight.sum()  # a mean over the steps that count
         if recipe.normalize_advantage:
-            mean = (weight * A).sum()
-            A = (A - mean) / ((weight * (A - mean).square()).sum().sqrt() + 1e-8)
+            centred = A - (weight * A).sum()
+            A = centred / ((weight * centred * centred).sum() ** 0.5 + 1e-8)
 
         head, pull_actor = self.actor.vjp(batch.obs[:-1])  # (T, N, outputs)
         log_pi, H, pull_policy = self.policy.vjp(head, batch.action)  # (T, N) each
 
-        # L = E[−log π(a_t|s_t)·A_t − β·H(π(·|s_t))] + c·E[(G_t − V(s_t))²]
+        # L = E[−log π(a_t|s_t)·A_t − β·H(π(·|s_t))] + c·E[(V(s_t) − G_t)²]
         self.flat.grad.zero_()
         # ∂L/∂log π = −A,  ∂L/∂H = −β
         pull_actor(pull_policy(-weight * A, -recipe.entropy_cost * weight))
-        # ∂L/∂V = 2c·(V − G), and 0 for the row that only bootstraps
-        td = v[:-1] - G
-        g_v = F.pad(2 * recipe.value_cost * weight * td, (0, 0, 0, 1))  # (T + 1, N)
-        pull_critic(g_v.unsqueeze(-1))
+        # ∂L/∂V = 2c·(V − G), and 0 for the last row, which only bootstraps
+        g_v = 0 * v  # (T + 1, N)
+        g_v[:-1] = (2 * recipe.value_cost) * weight * td
+        pull_critic(g_v)
 
-        self.flat.clip_grad(recipe.max_grad_norm)
+        grad_norm = self.flat.clip_grad(recipe.max_grad_norm)
         lr = linear(recipe.learning_rate, recipe.final_learning_rate, self.clock.progress)
         self.optimizer.step(lr)
         return {
             "policy_loss": -(weight * log_pi * A).sum(),
-            "value_loss": (weight * td.square()).sum(),
+            "value_loss": (weight * td * td).sum(),
             "entropy": (weight * H).sum(),
+            "grad_norm": grad_norm,
             "learning_rate": lr,
         }

@@ -17,7 +17,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from rlkit.agent import Agent, Carry, Setting
+from rlkit.agent import Agent, Carry, Metric, Setting
+from rlkit.arrays import Array, namespace
 from rlkit.experience.noise import Noise
 from rlkit.experience.replay import Replay, ReplayBatch, Sampling
 from rlkit.losses import double_q_target, q_target
@@ -115,17 +116,18 @@ class DQN(Agent):
         fallen = min(1.0, self.clock.progress / self.recipe.exploration_share)
         return linear(self.recipe.exploration_start, self.recipe.exploration_end, fallen)
 
-    def act(self, obs: Tensor, carry: Carry, explore: bool = True) -> tuple[Tensor, Carry]:
-        with torch.no_grad():
-            action = self.online.forward(obs).argmax(-1)  # (N,)
-            if explore:
-                u = self.noise.next()  # (N, 2)
-                random_action = (u[:, 1] * self.n_actions).long()
-                action = torch.where(u[:, 0] < self.epsilon, random_action, action)
-            return action, carry
+    def act(self, obs: Array, carry: Carry, explore: bool = True) -> tuple[Array, Carry]:
+        action = self.online.infer(obs).argmax(-1)  # (N,)
+        if explore:
+            u = self.noise.next()  # (N, 2)
+            explores = u[:, 0] < self.epsilon
+            xp = namespace(action)
+            random_action = xp.asarray(u[:, 1] * self.n_actions, dtype=xp.int64)
+            action = xp.where(explores, random_action, action)
+        return action, carry
 
     @torch.no_grad()
-    def update(self, batch: ReplayBatch) -> dict[str, Tensor | float]:
+    def update(self, batch: ReplayBatch) -> dict[str, Metric]:
         recipe = self.recipe
         lr = linear(recipe.learning_rate, recipe.final_learning_rate, self.clock.progress)
         for g, q_next in self._with_target_values(batch):

@@ -19,7 +19,7 @@ from rlkit.mdp.bellman import (
 from rlkit.mdp.bounds import Certifier
 from rlkit.mdp.graph import proper_choice
 from rlkit.mdp.linear import policy_values
-from rlkit.mdp.model import MDP, FloatArray
+from rlkit.mdp.model import MDP, FloatArray, IntArray
 from rlkit.mdp.solver import Outcome, exact_solver
 
 # A sweep of T_π costs a fraction of one of T. More of them pay while the policy no longer moves.
@@ -30,8 +30,10 @@ EVALUATION_SWEEPS = 50
 def modified_policy_iteration(mdp: MDP, tol: float) -> Outcome:
     """Solve `mdp` to ‖values − V*‖∞ ≤ tol by modified policy iteration; see `rlkit.solve`."""
     certify = Certifier(mdp, tol)
-    V = values_from_below(mdp)
-    policy, sweeps = None, 0
+    # Far from any reward all actions tie at first: there this policy at least gets somewhere.
+    policy = proper_choice(mdp)
+    V = values_from_below(mdp, policy)
+    sweeps = 0
     while True:
         # π(s) = argmax_a Q(s, a), Q(s, a) = r(s, a) + γ Σ_s' p(s' | s, a) V(s')
         Q = q_values(mdp, V)
@@ -49,11 +51,13 @@ def modified_policy_iteration(mdp: MDP, tol: float) -> Outcome:
         sweeps += EVALUATION_SWEEPS
 
 
-def values_from_below(mdp: MDP) -> FloatArray:
-    """(S,) V with V ≤ TV ≤ V*, from which the values rise to V* and never overshoot."""
+def values_from_below(mdp: MDP, proper: IntArray) -> FloatArray:
+    """(S,) V with V ≤ TV ≤ V*, from which the values rise to V* and never overshoot.
+
+    proper: (S_live,) numbers of pairs, a policy that ends for sure if γ = 1.
+    """
     if mdp.gamma == 1.0:
-        choice = proper_choice(mdp)
-        return policy_values(mdp, choice, policy_rewards(mdp, choice))
+        return policy_values(mdp, proper, policy_rewards(mdp, proper))
     V = np.zeros(mdp.n_states)
     # V = min r / (1 − γ) is below every policy's; so is 0 where that is positive.
     V[mdp.live] = min(0.0, float(mdp.r.min(initial=0.0))) / (1.0 - mdp.gamma)

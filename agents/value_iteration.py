@@ -5,8 +5,6 @@ Bellman, Dynamic Programming (1957); Puterman, Markov Decision Processes (1994),
 
 from __future__ import annotations
 
-from itertools import count
-
 import numpy as np
 
 from rlkit.mdp.bellman import q_values, state_max
@@ -19,14 +17,14 @@ from rlkit.mdp.solver import Outcome, exact_solver
 def value_iteration(mdp: MDP, tol: float) -> Outcome:
     """Solve `mdp` to ‖values − V*‖∞ ≤ tol by Jacobi sweeps from V = 0; see `rlkit.solve`."""
     certify = Certifier(mdp, tol)
-    V = np.zeros(mdp.n_states)
-    for sweeps in count(1):
+    V, sweeps = np.zeros(mdp.n_states), 0
+    while True:
         # Q(s, a) = r(s, a) + γ Σ_s' p(s' | s, a) V_n(s')
         Q = q_values(mdp, V)
         # V_{n+1}(s) = max_a Q(s, a)
         TV = state_max(mdp, Q)
+        sweeps += 1
         bounds = certify(V, Q, TV)
         if bounds is not None:
             return Outcome(bounds, sweeps)
         V = TV
-    raise AssertionError("unreachable")

@@ -16,15 +16,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from rlkit.arrays import Array
 from rlkit.errors import UsageError
 from rlkit.experience.step import Step
 from rlkit.recipe import Recipe, Tuned
 from rlkit.registry import AGENTS
 
+Metric = Tensor | float | np.floating[Any]  # a scalar to log
 Carry = Any  # what a recurrent policy hands from step to step; None where there is none
 
 
@@ -99,14 +102,15 @@ class Agent(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def act(self, obs: Tensor, carry: Carry, explore: bool = True) -> tuple[Tensor, Carry]:
+    def act(self, obs: Array, carry: Carry, explore: bool = True) -> tuple[Array, Carry]:
         """Actions for a batch of observations: (N, *obs) → (N, *action); greedy on `explore=False`.
 
+        `obs` is a NumPy array, or a tensor on the agent's device; the actions are of its kind.
         Greedy actions draw nothing from the agent's random stream: evaluating doesn't change a run.
         """
 
     @abstractmethod
-    def update(self, batch: Any) -> dict[str, Tensor | float]:
+    def update(self, batch: Any) -> dict[str, Metric]:
         """Learn from one batch; returns scalars to log. Raises RunError before weights turn NaN."""
 
     def get_state(self) -> dict[str, Any]:

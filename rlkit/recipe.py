@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -176,9 +177,14 @@ class Tuned:
 def options(recipe_type: type[Any]) -> Sequence[Option]:
     """The fields of a dataclass made of `option`s, in order."""
     return [
-        dataclasses.replace(field.metadata["option"], name=field.name, type=str(field.type))
+        dataclasses.replace(field.metadata["option"], name=field.name, type=_written(field.type))
         for field in dataclasses.fields(recipe_type)
     ]
+
+
+def _written(annotation: Any) -> str:
+    """An annotation as written, whether or not its module postpones evaluating it."""
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
 
 def check_fields(recipe: Any) -> None:

@@ -15,18 +15,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rlkit.arrays import Array, as_float
 
-def discounts(gamma: float, terminated: Tensor) -> Tensor:
+
+def discounts(gamma: float, terminated: Array) -> Array:
     """discount_t = γ·(1 − terminated_t): (T, N) bool → (T, N) float32."""
-    return torch.where(terminated, 0.0, gamma)
+    return gamma * (1 - as_float(terminated))
 
 
-def traces(lam: float, terminated: Tensor, truncated: Tensor) -> Tensor:
+def traces(lam: float, terminated: Array, truncated: Array) -> Array:
     """trace_t = λ·(1 − (terminated_t or truncated_t)): (T, N) bool → (T, N) float32."""
-    return torch.where(terminated | truncated, 0.0, lam)
+    return lam * (1 - as_float(terminated | truncated))
 
 
-def gae(r: Tensor, v: Tensor, v_next: Tensor, discount: Tensor, trace: Tensor) -> Tensor:
+def gae(r: Array, v: Array, v_next: Array, discount: Array, trace: Array) -> Array:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 11–16).
 
         δ_t = r_t + discount_t·V(s_{t+1}) − V(s_t)
@@ -38,14 +40,11 @@ def gae(r: Tensor, v: Tensor, v_next: Tensor, discount: Tensor, trace: Tensor) -
     Args: all (T, N) float32; `v_next[t]` is the value of the state that followed action t, before
     any reset. Returns A, (T, N).
     """
-    delta = r + discount * v_next - v
-    decay = (discount * trace).unbind()
-    advantage = torch.zeros_like(delta[0])
-    advantages = []
-    for t, delta_t in reversed(list(enumerate(delta.unbind()))):
-        advantage = torch.addcmul(delta_t, decay[t], advantage)
-        advantages.append(advantage)
-    return torch.stack(advantages[::-1])
+    A = r + discount * v_next - v  # δ, turned into A from the end
+    decay = discount * trace
+    for t in reversed(range(len(A) - 1)):
+        A[t] += decay[t] * A[t + 1]
+    return A
 
 
 def n_step(

@@ -61,6 +61,9 @@ def main(args: list[str] | None = None) -> None:
     warnings.showwarning = _show_warning
     try:
         status = cli.main(args, prog_name="rlkit", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -72,8 +75,8 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        name = type(error).__name__
-        _fail(f"{name}: {error} ('rlkit --debug ...' shows where it came from)", 1)
+        found = " ".join(f"{type(error).__name__}: {error}".split())
+        _fail(f"{found} ('rlkit --debug ...' shows where it came from)", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 

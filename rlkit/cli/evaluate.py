@@ -27,7 +27,7 @@ def command(
     found = evaluate(run, episodes, seed, best=best, device=device, env=env)
     out = console(as_json)
     out.print(f"mean return {found.mean:.2f} ± {found.std:.2f} over {episodes} greedy episodes")
-    out.print("returns: " + " ".join(f"{value:g}" for value in found.returns), soft_wrap=True)
+    out.print("returns: " + " ".join(f"{value:g}" for value in found.returns))
     if found.capped:
         out.print(f"{found.capped} episodes did not end and were cut")
     if as_json:

@@ -42,7 +42,9 @@ def _print_table(rows: list[dict[str, Any]], as_json: bool) -> None:
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:,.1f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) < 1e9 else f"{value:.3g}"
+    return str(value)
 
 
 def _agents(run_dir: Path | None) -> list[dict[str, Any]]:

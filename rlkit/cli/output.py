@@ -22,7 +22,8 @@ def json_option(command: F) -> F:
 
 def console(as_json: bool) -> Console:
     """For people: standard output, or standard error where standard output is for JSON."""
-    return Console(stderr=as_json, highlight=False)
+    # A path may hold brackets and colons, and must come out in one piece.
+    return Console(stderr=as_json, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def emit_json(result: Mapping[str, Any]) -> None:

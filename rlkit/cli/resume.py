@@ -15,10 +15,7 @@ from rlkit.cli.train import report
 @json_option
 def command(run: str, steps: int | None, env: str | None, as_json: bool) -> None:
     """Go on with RUN, a run folder or its name in runs/, from its newest checkpoint."""
-    from rlkit.run.folder import RunFolder
-
-    agent = str(RunFolder.open(run).config["agent"])
-    out = console(as_json)
     from rlkit.training.api import resume  # imports torch
 
-    report(lambda: resume(run, steps, env=env, console=out), agent, out, as_json)
+    out = console(as_json)
+    report(resume(run, steps, env=env, console=out), out, as_json)

@@ -89,14 +89,14 @@ def command(
     solution = solve(mdp, method, tol)
 
     out = console(as_json)
-    out.print(_summary(resolved.name, method, mdp, solution), end="", soft_wrap=True)
+    out.print(_summary(resolved.name, method, mdp, solution), end="")
     _show(out, solution, layout)
     if save is not None:
         solution.save(save)
-        out.print(f"saved {save}", soft_wrap=True)
+        out.print(f"saved {save}")
     if picture is not None:
         plot(solution, picture, layout, title=resolved.name)
-        out.print(f"drew {picture}", soft_wrap=True)
+        out.print(f"drew {picture}")
     if as_json:
         emit_json(
             {

@@ -22,39 +22,38 @@ if TYPE_CHECKING:
 ENV_HELP = "CartPole, an id, module:EnvId, module:Class or file.py:Class"
 
 
-class Widths(click.ParamType[Any]):
-    """Whole numbers separated by commas: 64,64."""
-
-    name = "widths"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        try:
-            return tuple(int(width) for width in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r}: give whole numbers separated by commas, such as 64,64")
-
-
-CLICK_TYPES: dict[str, Any] = {
-    "int": click.INT,
-    "float": click.FLOAT,
-    "str": click.STRING,
-    "tuple[int, ...]": Widths(),
+READERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # by type: how help calls it, a reader
+    "int": ("integer", int),
+    "float": ("float", float),
+    "str": ("text", str),
+    "tuple[int, ...]": ("widths", lambda text: tuple(map(int, text.split(",")))),
 }
+
+
+class FieldValue(click.ParamType[Any]):
+    """The value of a recipe's field: what is no such value is refused in the field's words."""
+
+    def __init__(self, option: Option) -> None:
+        self.option = option
+        name, self._read = READERS[option.type]
+        self.name = "|".join(option.choices) if option.choices else name
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        try:
+            read = self._read(value)
+        except ValueError:
+            read = value
+        return self.option.check(read)
 
 
 def as_click(option: Option) -> click.Option:
     """A recipe's field as a command-line option; absent where it is not given."""
-
-    def check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-        return None if value is None else option.check(value)
-
     shown = ",".join(map(str, option.default)) if type(option.default) is tuple else option.default
     help = f"{option.help}  [default: {shown}]"
     if option.type == "bool":
         no = f"{option.flag}/--no-{option.flag[2:]}"
         return click.Option([no, option.name], default=None, help=help)
-    kind = click.Choice(option.choices) if option.choices else CLICK_TYPES[option.type]
-    return click.Option([option.flag, option.name], type=kind, callback=check, help=help)
+    return click.Option([option.flag, option.name], type=FieldValue(option), help=help)
 
 
 class AgentCommands(click.Group):
@@ -139,6 +138,8 @@ class EnvOption(click.ParamType[Any]):
             return name, ast.literal_eval(text)
         except (ValueError, SyntaxError):
             return name, text  # a word stands for itself
+        except (MemoryError, RecursionError):
+            self.fail(f"{value[:40]!r}...: the value is nested too deeply")
 
 
 def _train(
@@ -155,18 +156,13 @@ def _train(
     from rlkit.training.api import train  # imports torch
     from rlkit.training.build import read_config
 
-    fields = read_config(config) if config else {}
-    report(
-        lambda: train(agent, env, fields | recipe, checked, env_options=env_options, console=out),
-        agent,
-        out,
-        as_json,
-    )
+    fields = read_config(config, read_options(AGENTS[agent].target)) if config else {}
+    done = train(agent, env, fields | recipe, checked, env_options=env_options, console=out)
+    report(done, out, as_json)
 
 
-def report(work: Callable[[], Trained], agent: str, out: Console, as_json: bool) -> None:
-    """Train or resume, say what came of it, and exit with the signal's status if one came."""
-    done = work()
+def report(done: Trained, out: Console, as_json: bool) -> None:
+    """Say what came of a training, and exit with the signal's status if one came."""
     evaluation = done.evaluation
     rate = f"{done.steps:,} steps, {done.seconds:.1f} s of training"
     if evaluation:
@@ -183,14 +179,15 @@ def report(work: Callable[[], Trained], agent: str, out: Console, as_json: bool)
             out.print(f"{evaluation.capped} episodes did not end and were cut")
         out.print(f"{rate}; look at it: rlkit evaluate {done.run}")
     elif done.exit_status:
-        out.print(f"stopped at step {done.steps:,} and saved; go on with: rlkit resume {done.run}")
+        out.print(
+            f"stopped at step {done.steps:,} and saved; go on with: rlkit resume {done.run}")
     else:
         out.print(f"{rate}, saved in {done.run}")
     if as_json:
         emit_json(
             {
                 "run": str(done.run),
-                "agent": agent,
+                "agent": done.agent.name,
                 "env": done.env,
                 "steps": done.steps,
                 "seconds": done.seconds,

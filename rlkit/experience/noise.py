@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlkit.arrays import Array
+
 
 class Noise:
     """Hands out `draw`'s noise row by row: a draw of 64 steps costs little more than one of 1."""
@@ -23,13 +25,14 @@ class Noise:
         self._draw = draw
         self._shape = (self.BLOCK, n_envs)
         self._generator = generator
-        self._rows: tuple[Tensor, ...] = ()
+        self._rows: Array = ()  # (left, N, ...)
         self._used = 0
 
-    def next(self) -> Tensor:
-        """Noise for one step of all environments, (N, ...)."""
+    def next(self) -> Array:
+        """Noise for one step of all environments, (N, ...): an array on the CPU, else a tensor."""
         if self._used == len(self._rows):
-            self._rows = self._draw(self._shape, self._generator).unbind()
+            rows = self._draw(self._shape, self._generator)
+            self._rows = rows.numpy() if rows.device.type == "cpu" else rows
             self._used = 0
         row = self._rows[self._used]
         self._used += 1
@@ -37,10 +40,9 @@ class Noise:
 
     def get_state(self) -> dict[str, Any]:
         """The rows that are drawn and not used yet."""
-        rest = self._rows[self._used :]
-        return {"rest": torch.stack(rest) if rest else None}
+        left = len(self._rows) - self._used
+        return {"rest": self._rows[self._used :] if left else None}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        rest = state["rest"]
-        self._rows = () if rest is None else rest.unbind()
+        self._rows = () if state["rest"] is None else state["rest"]
         self._used = 0

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rlkit.errors import UsageError
-from rlkit.experience.rollout import space_tensor
+from rlkit.experience.rollout import space_array
 from rlkit.experience.step import Step
 from rlkit.returns import n_step
 from rlkit.system import available_memory
@@ -81,8 +81,8 @@ class Replay:
     def allocate(self) -> None:
         grid = (self.rows, self.n_envs)
         self._check_memory()
-        self.obs = space_tensor(self.spaces[0], grid)  # (rows, N, *obs)
-        self.action = space_tensor(self.spaces[1], grid)  # (rows, N, *action)
+        self.obs = torch.from_numpy(space_array(self.spaces[0], grid))  # (rows, N, *obs)
+        self.action = torch.from_numpy(space_array(self.spaces[1], grid))  # (rows, N, *action)
         self.reward = torch.zeros(grid)
         self.terminated = torch.zeros(grid, dtype=torch.bool)
         self.ended = torch.zeros(grid, dtype=torch.bool)  # terminated or truncated
@@ -191,9 +191,9 @@ class Replay:
         self._restarted = self.filled == 0
 
     def _check_memory(self) -> None:
-        """Refuse a ring that doesn't fit before it's allocated (Linux grants it and kills later)."""
+        """Refuse a ring that doesn't fit: Linux would grant it now and kill the run later."""
         flags = 4 + 3  # a float32 reward and three booleans
-        row = (sum(space_tensor(space, ()).nbytes for space in self.spaces) + flags) * self.n_envs
+        row = (sum(space_array(space, ()).nbytes for space in self.spaces) + flags) * self.n_envs
         need, free = self.rows * row, available_memory()
         if free is not None and need > free:
             fits = max(0, free // row - 1) * self.n_envs

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from numpy.typing import NDArray
 
+from rlkit.arrays import Array
 from rlkit.experience.step import Step
 
 ROWS = ("obs", "action", "reward", "terminated", "truncated", "valid")
@@ -24,27 +25,27 @@ ROWS = ("obs", "action", "reward", "terminated", "truncated", "valid")
 
 @dataclass(slots=True)
 class RolloutBatch:
-    """T steps of N environments, time-major."""
+    """T steps of N environments, time-major: arrays on the CPU, tensors on other devices."""
 
-    obs: Tensor  # (T + 1, N, *obs)
-    action: Tensor  # (T, N, *action)
-    reward: Tensor  # (T, N) float32
-    terminated: Tensor  # (T, N) bool
-    truncated: Tensor  # (T, N) bool
-    valid: Tensor  # (T, N) bool: False on the dead step that resets an environment
-    final_at: Tensor | None  # (K, 2) int64: (t, environment) of each final observation
-    final_obs: Tensor | None  # (K, *obs)
+    obs: Array  # (T + 1, N, *obs)
+    action: Array  # (T, N, *action)
+    reward: Array  # (T, N) float32
+    terminated: Array  # (T, N) bool
+    truncated: Array  # (T, N) bool
+    valid: Array  # (T, N) bool: False on the dead step that resets an environment
+    final_at: tuple[Array, Array] | None = None  # (K,) int64 each: t and environment
+    final_obs: Array | None = None  # (K, *obs): the final observation of each
 
-    def next_values(self, v: Tensor, critic: Callable[[Tensor], Tensor]) -> Tensor:
+    def next_values(self, v: Array, critic: Callable[[Array], Array]) -> Array:
         """The value of the state that followed each step, before any reset: (T, N).
 
         Args: `v` (T + 1, N), the values of `obs`; `critic` values the final observations that
         SAME_STEP autoreset keeps apart.
         """
         v_next = v[1:]
-        if self.final_at is not None and self.final_obs is not None:
-            v_next = v_next.clone()
-            v_next[self.final_at[:, 0], self.final_at[:, 1]] = critic(self.final_obs)
+        if self.final_at is not None:
+            v_next = v_next + 0  # a copy: v stays as it is
+            v_next[self.final_at] = critic(self.final_obs)
         return v_next
 
 
@@ -73,33 +74,24 @@ class Rollout:
     def allocate(self) -> None:
         grid = (self.n_steps, self.n_envs)
         self.storage = RolloutBatch(
-            obs=space_tensor(self.spaces[0], (self.n_steps + 1, self.n_envs)),
-            action=space_tensor(self.spaces[1], grid),
-            reward=torch.zeros(grid),
-            terminated=torch.zeros(grid, dtype=torch.bool),
-            truncated=torch.zeros(grid, dtype=torch.bool),
-            valid=torch.zeros(grid, dtype=torch.bool),
-            final_at=None,
-            final_obs=None,
+            obs=space_array(self.spaces[0], (self.n_steps + 1, self.n_envs)),
+            action=space_array(self.spaces[1], grid),
+            reward=np.zeros(grid, dtype=np.float32),
+            terminated=np.zeros(grid, dtype=np.bool_),
+            truncated=np.zeros(grid, dtype=np.bool_),
+            valid=np.zeros(grid, dtype=np.bool_),
         )
-        # Views of the same memory: writing a row through NumPy costs a third of doing it by torch.
-        self._obs = self.storage.obs.numpy()
-        self._action = self.storage.action.numpy()
-        self._reward = self.storage.reward.numpy()
-        self._terminated = self.storage.terminated.numpy()
-        self._truncated = self.storage.truncated.numpy()
-        self._valid = self.storage.valid.numpy()
 
     def add(self, step: Step) -> None:
-        t = self.t
+        t, rows = self.t, self.storage
         if t == 0:
-            self._obs[0] = step.obs
-        self._obs[t + 1] = step.next_obs
-        self._action[t] = step.action
-        self._reward[t] = step.reward
-        self._terminated[t] = step.terminated
-        self._truncated[t] = step.truncated
-        self._valid[t] = step.valid
+            rows.obs[0] = step.obs
+        rows.obs[t + 1] = step.next_obs
+        rows.action[t] = step.action
+        rows.reward[t] = step.reward
+        rows.terminated[t] = step.terminated
+        rows.truncated[t] = step.truncated
+        rows.valid[t] = step.valid
         if step.final_obs is not None:
             self._finals.append((t, step.final_obs.index, step.final_obs.obs))
         self.t = t + 1
@@ -112,14 +104,12 @@ class Rollout:
 
     def _batch(self) -> RolloutBatch:
         batch = self.storage
+        batch.final_at = batch.final_obs = None
         if self._finals:
-            index = np.concatenate(
-                [np.stack([np.full_like(i, t), i], axis=1) for t, i, _ in self._finals]
-            )
-            batch.final_at = torch.from_numpy(index)
-            batch.final_obs = torch.from_numpy(np.concatenate([obs for _, _, obs in self._finals]))
-        else:
-            batch.final_at = batch.final_obs = None
+            t = np.concatenate([np.full_like(index, t) for t, index, _ in self._finals])
+            env = np.concatenate([index for _, index, _ in self._finals])
+            batch.final_at = t, env
+            batch.final_obs = np.concatenate([obs for _, _, obs in self._finals])
         return batch if self.device.type == "cpu" else _moved(batch, self.device)
 
     def restart(self) -> None:
@@ -139,18 +129,20 @@ class Rollout:
     def set_state(self, state: dict[str, Any]) -> None:
         self.t = state["t"]
         for name, rows in state["rows"].items():
-            getattr(self.storage, name).copy_(rows)
+            getattr(self.storage, name)[:] = rows
         self._finals = [(f["t"], f["index"], f["obs"]) for f in state["finals"].values()]
 
 
-def space_tensor(space: spaces.Space[Any], leading: tuple[int, ...]) -> Tensor:
+def space_array(space: spaces.Space[Any], leading: tuple[int, ...]) -> NDArray[Any]:
     """Zeros for `leading` many values of a Box, Discrete, MultiDiscrete or MultiBinary space."""
     assert space.shape is not None, f"{space} has no fixed shape"
-    return torch.from_numpy(np.zeros((*leading, *space.shape), dtype=space.dtype))
+    return np.zeros((*leading, *space.shape), dtype=space.dtype)
 
 
 def _moved(batch: RolloutBatch, device: torch.device) -> RolloutBatch:
-    def move(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.to(device, non_blocking=True)
+    def move(x: Any) -> Any:
+        if isinstance(x, tuple):
+            return tuple(map(move, x))
+        return None if x is None else torch.from_numpy(x).to(device, non_blocking=True)
 
-    return RolloutBatch(*(move(getattr(batch, name)) for name in batch.__slots__))  # type: ignore[arg-type]
+    return RolloutBatch(*(move(getattr(batch, name)) for name in batch.__slots__))

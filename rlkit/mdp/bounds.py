@@ -46,11 +46,15 @@ class Bounds:
 
 
 class FreeLoopError(Exception):
-    """γ = 1: `loop` are states, as the algorithm numbers them, that can loop at no clear cost."""
+    """γ = 1: `loop` are states, as the algorithm numbers them, that can loop at no clear cost.
 
-    def __init__(self, loop: IntArray) -> None:
-        super().__init__(loop)
+    `size` is the largest |V|: the larger it is, the larger the costs that drown in its rounding.
+    """
+
+    def __init__(self, loop: IntArray, size: float) -> None:
+        super().__init__(loop, size)
         self.loop = loop
+        self.size = size
 
 
 class Certifier:
@@ -84,7 +88,9 @@ class Certifier:
             return None
         bounds = self._inductive(V, Q, residual, converged)
         if bounds is None:
-            self.gate = min(self.gate / 4, residual * self.tol / (2 * self.reached))
+            # No bound at all: loops that cost less than the residual tells. How much is not known.
+            short = self.tol / (2 * self.reached) if np.isfinite(self.reached) else 1.0
+            self.gate = residual * min(short, 1 / 4)
         return bounds
 
     def final(self, V: FloatArray, Q: FloatArray, TV: FloatArray) -> Bounds:
@@ -105,7 +111,8 @@ class Certifier:
         self.reached = max(up - middle, middle - down) + 2 * margin
         if self.reached > self.tol:
             floor = 4 * margin / (1.0 - mdp.gamma)
-            if self.reached <= floor or self.patience.is_over(self.reached):
+            hopeless = self.reached <= floor or not np.isfinite(self.reached)
+            if hopeless or self.patience.is_over(self.reached):
                 raise self._refusal(self.reached, max(floor, self.reached))
             return None
         live = ~mdp.terminal
@@ -120,12 +127,17 @@ class Certifier:
             return proof
         self.reached = proof.error
         if converged and proof.loop.size:
-            raise FreeLoopError(proof.loop)
+            raise FreeLoopError(proof.loop, float(np.abs(V).max(initial=0.0)))
         if converged:
             raise self._refusal(proof.error, 2 * proof.error)
         return None
 
     def _refusal(self, reached: float, attainable: float) -> RunError:
+        if not np.isfinite(reached):
+            return RunError(
+                f"no tol can be certified in float64 for this model, tol={self.tol:g} included: "
+                "it runs practically for ever; use a smaller gamma, or let it end sooner"
+            )
         return RunError(
             f"tol={self.tol:g} cannot be certified in float64 for this model: the bound reached is "
             f"{reached:.2g}; give tol={_round_up(attainable):g} or more, or scale the rewards down"
@@ -136,8 +148,10 @@ class _Patience:
     """Ends what should converge and does not, because only rounding is left of it."""
 
     def __init__(self, gamma: float) -> None:
-        # Twice the sweeps in which a contraction by γ halves an error; at γ = 1 no rate is known.
-        self.allowed = 100 + 2 * np.log(0.5) / np.log(gamma) if 0 < gamma < 1 else 3e6
+        # Twice the sweeps in which a contraction by γ halves an error. At γ = 1 no rate is known,
+        # and close to it that is for ever.
+        halving = np.log(0.5) / np.log(gamma) if 0 < gamma < 1 else np.inf
+        self.allowed = min(100 + 2 * halving, 3e6)
         self.best = np.inf
         self.waited = 0
 
@@ -213,19 +227,23 @@ def longest_times(mdp: MDP, tied: BoolArray) -> FloatArray | Unproven:
     """w (S,) > 0 with w ≥ 1/2 + P_a w for every tied pair; 0 at terminals.
 
     Policy iteration for the longest expected time to the end, with only the tied actions; it need
-    not be run to its end. Where they could be followed for ever there is no such w.
+    not be run to its end. Where they could be followed for ever there is no such w; where they can
+    be followed for so long that policies come back, by rounding, none is found.
     """
     labels, _ = end_components(mdp, tied)
     if np.any(labels >= 0):
         return Unproven(np.inf, np.flatnonzero(labels >= 0))
     ones = (~mdp.terminal).astype(np.float64)
     choice = greedy(mdp, np.where(tied, 0.0, -np.inf), 0.0)
-    while True:
+    seen: set[int] = set()
+    while hash(choice.tobytes()) not in seen:
+        seen.add(hash(choice.tobytes()))
         w = solve_chain(policy_matrix(mdp, choice), 1.0, ones)
         times = np.where(tied, 1.0 + mdp.P @ w, -np.inf)
         if np.all(state_max(mdp, times)[mdp.live] <= w[mdp.live] + 0.5 - 1e-3):
             return w
         choice = greedy(mdp, times, 0.25, choice)
+    return Unproven(np.inf, np.empty(0, dtype=np.int64))
 
 
 def _round_up(x: float) -> float:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, issparse
 
 from rlkit.errors import ModelError, UsageError
@@ -129,6 +129,17 @@ def _is_absorbing(state: int, actions: Mapping[Any, Any]) -> bool:
     )
 
 
+def _numbers(name: str, values: Any) -> NDArray[np.floating[Any]]:
+    """As an array of floats, single precision left as it is."""
+    try:
+        found = np.asarray(values)
+        return found if found.dtype.kind == "f" else found.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"{name} is no array of numbers ({error}); see MDP.from_arrays for its shapes"
+        ) from error
+
+
 def _rows(P: Any) -> tuple[csr_array, int, int]:
     """P as (S·A, S), row s·A + a."""
     if isinstance(P, list | tuple) and P and all(issparse(matrix) for matrix in P):
@@ -142,8 +153,8 @@ def _rows(P: Any) -> tuple[csr_array, int, int]:
         )
         columns = np.concatenate([part.coords[1] for part in parts])
         data = np.concatenate([part.data for part in parts])
-        return csr_array((data, (rows, columns)), shape=(S * A, S), dtype=np.float64), S, A
-    dense = np.asarray(P, dtype=np.float64)
+        return csr_array((data, (rows, columns)), shape=(S * A, S)), S, A
+    dense = _numbers("P", P)
     if dense.ndim != 3 or dense.shape[0] != dense.shape[2] or dense.size == 0:
         raise ModelError(
             f"P has shape {dense.shape}; it must be (S, A, S), "
@@ -154,7 +165,7 @@ def _rows(P: Any) -> tuple[csr_array, int, int]:
 
 
 def _expected_rewards(R: ArrayLike, rows: csr_array, S: int, A: int) -> FloatArray:
-    R = np.asarray(R, dtype=np.float64)
+    R = _numbers("R", R).astype(np.float64)
     if R.shape == (S, A):
         return R.ravel()
     if R.shape == (S,):

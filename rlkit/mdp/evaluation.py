@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
 from rlkit.errors import ModelError, UsageError
-from rlkit.mdp.graph import states, towards_end
+from rlkit.mdp.graph import can_end, states
 from rlkit.mdp.linear import solve_chain
 from rlkit.mdp.model import MDP, FloatArray
 
@@ -98,8 +98,8 @@ def _without_idling(mdp: MDP, P: csr_array, weights: FloatArray) -> csr_array:
     earning, ends = np.zeros((2, mdp.n_states), dtype=bool)
     earning[mdp.pair_state[taken & (mdp.r != 0)]] = True
     ends[mdp.pair_state[taken & mdp.ends]] = True
-    idle = towards_end(P, chain, np.zeros_like(ends), terminal=earning) < 0
-    endless = np.flatnonzero(towards_end(P, chain, ends, terminal=mdp.terminal | idle) < 0)
+    idle = ~can_end(P, chain, np.zeros_like(ends), terminal=earning)
+    endless = np.flatnonzero(~can_end(P, chain, ends, terminal=mdp.terminal | idle))
     if endless.size:
         raise ModelError(
             f"{states(endless)}: under this policy the episode never ends, and rewards are earned "

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components
+from scipy.sparse.csgraph import breadth_first_order, connected_components, dijkstra
 
-from rlkit.mdp.model import MDP, BoolArray, IntArray
+from rlkit.mdp.bellman import greedy
+from rlkit.mdp.model import MDP, BoolArray, FloatArray, IntArray
 
 
-def towards_end(P: csr_array, owner: IntArray, ends: BoolArray, terminal: BoolArray) -> IntArray:
-    """(S,) the next state on a shortest way to an end; S to end at once, -1 where there is none.
+def can_end(P: csr_array, owner: IntArray, ends: BoolArray, terminal: BoolArray) -> BoolArray:
+    """(S,) bool: states from which some way leads to an end.
 
     Args:
         P: (L, S) transitions; only their pattern counts.
@@ -24,29 +25,57 @@ def towards_end(P: csr_array, owner: IntArray, ends: BoolArray, terminal: BoolAr
     tails = np.concatenate([entries.coords[1], np.full(finish.size, S)])
     heads = np.concatenate([owner[entries.coords[0]], finish])
     backwards = csr_array((np.ones(tails.size), (tails, heads)), shape=(S + 1, S + 1))
-    _, before = breadth_first_order(backwards, S, directed=True, return_predecessors=True)
-    return np.asarray(np.maximum(before[:S], -1), dtype=np.int64)
+    reached = breadth_first_order(backwards, S, directed=True, return_predecessors=False)
+    found = np.zeros(S + 1, dtype=bool)
+    found[reached] = True
+    return found[:S]
 
 
 def unending_states(mdp: MDP) -> IntArray:
     """States from which no policy can reach an end."""
-    return np.flatnonzero(towards_end(mdp.P, mdp.pair_state, mdp.ends, mdp.terminal) < 0)
+    return np.flatnonzero(~can_end(mdp.P, mdp.pair_state, mdp.ends, mdp.terminal))
 
 
 def proper_choice(mdp: MDP) -> IntArray:
     """A policy that ends from every state from which one can, as (S_live,) numbers of pairs.
 
-    It steps along shortest ways to an end with positive probability (Bertsekas and Tsitsiklis,
-    An Analysis of Stochastic Shortest Path Problems, 1991). The first action elsewhere.
+    Each pair chosen may step along the way of the fewest expected tries to an end, so that the
+    policy ends for sure (Bertsekas and Tsitsiklis, An Analysis of Stochastic Shortest Path
+    Problems, 1991). Among those that may, it is the one with the fewest tries left on average: a
+    policy that counts on an unlikely slip may take a time exponential in the way's length.
+    The first action where there is no way to an end.
     """
-    onward = towards_end(mdp.P, mdp.pair_state, mdp.ends, mdp.terminal)
-    choice = mdp.offsets[:-1].copy()
+    tries, onward = _tries_to_end(mdp)
     pair_of_entry = np.repeat(np.arange(mdp.n_pairs), np.diff(mdp.P.indptr))
-    forward = pair_of_entry[mdp.P.indices == onward[mdp.pair_state[pair_of_entry]]]
-    ending = np.flatnonzero(mdp.ends & (onward[mdp.pair_state] == mdp.n_states))
-    good = np.concatenate([forward, ending])[::-1]
-    choice[mdp.pair_state[good]] = good
-    return np.asarray(choice[mdp.live])
+    forward = mdp.ends & (onward[mdp.pair_state] == mdp.n_states)
+    forward[pair_of_entry[mdp.P.indices == onward[mdp.pair_state[pair_of_entry]]]] = True
+    # Finite stand-ins for -inf, so that differences are defined; the other pairs come last.
+    return greedy(mdp, np.where(forward, np.maximum(-(mdp.P @ tries), -1e200), -1e300), 0.0)
+
+
+def _tries_to_end(mdp: MDP) -> tuple[FloatArray, IntArray]:
+    """(S,) least Σ 1/p along a way to an end, and the next state on it.
+
+    That would be the expected number of tries if a step that fails changed nothing. It is 0 at
+    terminals and inf where there is no way. The next state is S where the episode ends in between
+    states, and negative where there is none.
+    """
+    S, entering = mdp.n_states, mdp.P.tocsc()
+    ending = np.flatnonzero(mdp.ends)
+    missing = 1.0 - mdp.P.sum(axis=1)[ending]
+    # Row s' lists the states that can go to s', row S those that can end. Not built from triples,
+    # which would add up parallel edges: the shortest of them counts.
+    backwards = csr_array(
+        (
+            1.0 / np.concatenate([entering.data, missing]),
+            mdp.pair_state[np.concatenate([entering.indices, ending])],
+            np.append(entering.indptr, mdp.P.nnz + ending.size),
+        ),
+        shape=(S + 1, S + 1),
+    )
+    sources = np.append(np.flatnonzero(mdp.terminal), S)
+    tries, onward, _ = dijkstra(backwards, indices=sources, min_only=True, return_predecessors=True)
+    return np.asarray(tries[:S]), np.asarray(onward[:S], dtype=np.int64)
 
 
 def end_components(mdp: MDP, allowed: BoolArray) -> tuple[IntArray, BoolArray]:

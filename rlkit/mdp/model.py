@@ -19,7 +19,8 @@ from scipy.sparse import csr_array
 
 from rlkit.errors import ModelError
 
-# Rows whose sum differs from 1 by no more than this are meant to sum to 1, and are scaled to it.
+# Rows whose sum differs from 1 by no more than this are meant to sum to 1, and are scaled to it;
+# those in single precision, by no more than 8 of its eps.
 ROW_SUM_TOLERANCE = 1e-9
 
 FloatArray = NDArray[np.float64]
@@ -56,8 +57,10 @@ class MDP:
     start: FloatArray | None = None
 
     def __post_init__(self) -> None:
+        given = csr_array(self.P)
+        near_one = _row_sum_tolerance(given.dtype)
         fields: dict[str, Any] = {
-            "P": csr_array(self.P, dtype=np.float64, copy=True),
+            "P": csr_array(given, dtype=np.float64, copy=True),
             "offsets": _integers("offsets", self.offsets),
             "r": np.array(self.r, dtype=np.float64),
             "actions": _integers("actions", self.actions),
@@ -66,10 +69,10 @@ class MDP:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
         self._check_shapes()
-        self._check_numbers()
+        self._check_numbers(near_one)
         if self.start is not None:
             object.__setattr__(self, "start", _distribution(self.start, self.n_states))
-        self._normalise()
+        self._normalise(near_one)
         self._freeze()
 
     @classmethod
@@ -216,7 +219,7 @@ class MDP:
                 f"states are 0 to {S - 1}"
             )
 
-    def _check_numbers(self) -> None:
+    def _check_numbers(self, near_one: float) -> None:
         P, data = self.P, self.P.data
         self._refuse(
             np.repeat(np.arange(self.n_pairs), np.diff(P.indptr))[~(data >= 0)],
@@ -227,7 +230,7 @@ class MDP:
         )
         sums = P.sum(axis=1)
         self._refuse(
-            np.flatnonzero(~(sums <= 1.0 + ROW_SUM_TOLERANCE)),
+            np.flatnonzero(~(sums <= 1.0 + near_one)),
             lambda pair: f"probabilities sum to {sums[pair]:.12g}; they may sum to 1 at most",
         )
         self._refuse(
@@ -252,12 +255,12 @@ class MDP:
     def _name(self, pair: int) -> str:
         return f"state {self.pair_state[pair]}, action {self.actions[pair]}"
 
-    def _normalise(self) -> None:
+    def _normalise(self, near_one: float) -> None:
         P = self.P
         P.sum_duplicates()
         P.eliminate_zeros()
         sums = P.sum(axis=1)
-        near = (sums != 1.0) & (np.abs(sums - 1.0) <= ROW_SUM_TOLERANCE)
+        near = (sums != 1.0) & (np.abs(sums - 1.0) <= near_one)
         P.data /= np.repeat(np.where(near, sums, 1.0), np.diff(P.indptr))
 
     def _freeze(self) -> None:
@@ -266,6 +269,12 @@ class MDP:
                 array.flags.writeable = False
         for array in (self.offsets, self.r, self.actions):
             array.flags.writeable = False
+
+
+def _row_sum_tolerance(dtype: np.dtype[Any]) -> float:
+    """How far from 1 the sum of a row may be that is meant to be 1: more in single precision."""
+    single = dtype.kind == "f" and dtype.itemsize < 8
+    return 8.0 * float(np.finfo(dtype).eps) if single else ROW_SUM_TOLERANCE
 
 
 def _frozen(array: _Array) -> _Array:

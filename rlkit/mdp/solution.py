@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlkit.errors import UsageError
+from rlkit.mdp.bounds import Bounds
 from rlkit.mdp.model import FloatArray, IntArray
 
 
@@ -55,9 +56,8 @@ class Solution:
 
     @property
     def error_bound(self) -> float:
-        """A bound on ‖values − V*‖∞: the largest distance of a value to its bounds."""
-        above, below = self.upper - self.values, self.values - self.lower
-        return float(max(above.max(initial=0.0), below.max(initial=0.0)))
+        """A bound on ‖values − V*‖∞, in units of reward."""
+        return Bounds(self.values, self.lower, self.upper).error
 
     def q_table(self) -> FloatArray:
         """(S, A) Q values with a column per action label; -inf where there is no such action."""
@@ -87,7 +87,7 @@ class Solution:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 found = {name: archive[name] for name in archive.files}
             return cls._from_arrays(found)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise UsageError(
                 f"{path} is not a saved solution ({error}); give a file that Solution.save wrote"
             ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlkit import registry
+from rlkit.errors import UsageError
 from rlkit.mdp.model import MDP
 from rlkit.mdp.solution import Solution
 
@@ -21,10 +22,15 @@ def solve(mdp: MDP, method: str = "auto", tol: float = 1e-6) -> Solution:
         tol: bound on the error of any state's value, in units of reward; not a residual.
 
     Raises:
-        UsageError: no such method; `tol` is not positive.
+        UsageError: `mdp` is no MDP; no such method; `tol` is not positive.
         ModelError: γ = 1, and the value is unbounded or undefined; names the states in question.
         RunError: float64 cannot certify `tol`; names the bound that was reached and what to ask.
     """
+    if not isinstance(mdp, MDP):
+        raise UsageError(
+            f"solve was given {type(mdp).__name__}, not an MDP; an environment's model is "
+            "rlkit.MDP.from_gymnasium(env, gamma)"
+        )
     chosen = pick_method(mdp) if method == "auto" else method
     if chosen not in registry.SOLVERS:
         raise registry.unknown("solver", method, ["auto", *registry.SOLVERS])

@@ -63,7 +63,8 @@ def _undiscounted(mdp: MDP, tol: float, algorithm: Algorithm) -> tuple[Outcome, 
     except FreeLoopError as error:
         raise ModelError(
             f"{states(merged.members(error.loop))} can loop for ever at no cost that float64 tells "
-            "from 0, so the value at gamma=1 is uncertain; use gamma < 1, or a clear cost per step"
+            f"from 0 beside values of {error.size:.2g}, so the value at gamma=1 is uncertain; "
+            "use gamma < 1, or a clear cost per step"
         ) from error
     choice = merged.choice(_greedy(merged.mdp, outcome.bounds))
     found = outcome.bounds

@@ -14,10 +14,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from rlkit.arrays import Array, as_float, as_tensor, like, namespace
 from rlkit.errors import UsageError
 
 # (∂L/∂log π, ∂L/∂H) → ∂L/∂(network output)
-PullPolicy = Callable[[Tensor, Tensor], Tensor]
+PullPolicy = Callable[[Array, Array], Array]
 
 
 class Categorical(nn.Module):
@@ -32,26 +33,29 @@ class Categorical(nn.Module):
         noise = torch.empty((*shape, self.outputs), device=generator.device)
         return noise.exponential_(generator=generator).log_().neg_()
 
-    def sample(self, logits: Tensor, noise: Tensor) -> Tensor:
+    def sample(self, logits: Array, noise: Array) -> Array:
         """argmax_a (logit_a + g_a) with Gumbel g is distributed as softmax(logits)."""
         return (logits + noise).argmax(-1)
 
-    def mode(self, logits: Tensor) -> Tensor:
+    def mode(self, logits: Array) -> Array:
         return logits.argmax(-1)
 
-    def vjp(self, logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor, PullPolicy]:
+    def vjp(self, logits: Array, action: Array) -> tuple[Array, Array, PullPolicy]:
         """log π(a|s) (...,), H(π(·|s)) (...,), and the way back to the logits."""
-        log_p = logits.log_softmax(-1)  # (..., n)
-        p = log_p.exp()
-        taken = action.unsqueeze(-1)
-        log_prob = log_p.gather(-1, taken).squeeze(-1)
+        xp = namespace(logits)
+        z = logits - xp.amax(logits, axis=-1, keepdims=True)
+        p = xp.exp(z)
+        total = p.sum(axis=-1, keepdims=True)
+        p = p / total
+        log_p = z - xp.log(total)  # (..., n)
+        one_hot = action[..., None] == xp.arange(self.outputs, device=logits.device)
+        log_prob = (log_p * one_hot).sum(-1)
         H = -(p * log_p).sum(-1)
 
-        def pull(g_log_prob: Tensor, g_entropy: Tensor) -> Tensor:
+        def pull(g_log_prob: Array, g_entropy: Array) -> Array:
             # ∂log π(a)/∂logits = 1_a − p;  ∂H/∂logits = −p·(log p + H)
-            g = g_log_prob.unsqueeze(-1)
-            score = (-p * g).scatter_add_(-1, taken, g)
-            return score.sub_(g_entropy.unsqueeze(-1) * p * (log_p + H.unsqueeze(-1)))
+            score = g_log_prob[..., None] * (as_float(one_hot) - p)
+            return score - g_entropy[..., None] * p * (log_p + H[..., None])
 
         return log_prob, H, pull
 
@@ -73,28 +77,29 @@ class DiagonalGaussian(nn.Module):
         noise = torch.empty((*shape, self.outputs), device=generator.device)
         return noise.normal_(generator=generator)
 
-    def sample(self, mean: Tensor, noise: Tensor) -> Tensor:
-        return mean + self.log_std.exp() * noise
+    def sample(self, mean: Array, noise: Array) -> Array:
+        return mean + like(mean, self.log_std.detach().exp()) * noise
 
-    def mode(self, mean: Tensor) -> Tensor:
+    def mode(self, mean: Array) -> Array:
         return mean
 
-    def vjp(self, mean: Tensor, action: Tensor) -> tuple[Tensor, Tensor, PullPolicy]:
+    def vjp(self, mean: Array, action: Array) -> tuple[Array, Array, PullPolicy]:
         """log π(a|s) (...,), H(π(·|s)) (...,), and the way back to the means and log σ."""
-        log_std = self.log_std.detach()
-        z = (action - mean) / log_std.exp()  # (..., n)
+        log_std = like(mean, self.log_std.detach())
+        std = like(mean, self.log_std.detach().exp())
+        z = (action - mean) / std  # (..., n)
         half_log_2pi = 0.5 * math.log(2 * math.pi)
         # Σ_i log N(a_i; μ_i, σ_i)  and  Σ_i (½ + ½·log 2π + log σ_i)
-        log_prob = (-0.5 * z.square() - log_std - half_log_2pi).sum(-1)
-        H = (0.5 + half_log_2pi + log_std).sum().expand(log_prob.shape)
+        log_prob = (-0.5 * z * z - log_std - half_log_2pi).sum(-1)
+        H = (0.5 + half_log_2pi + log_std).sum() + 0 * log_prob
 
-        def pull(g_log_prob: Tensor, g_entropy: Tensor) -> Tensor:
+        def pull(g_log_prob: Array, g_entropy: Array) -> Array:
             # ∂log π/∂μ = z/σ;  ∂log π/∂log σ = z² − 1;  ∂H/∂log σ = 1
-            g = g_log_prob.unsqueeze(-1)
+            g = g_log_prob[..., None]
+            to_log_std = (g * (z * z - 1) + g_entropy[..., None]).reshape(-1, self.outputs).sum(0)
             assert self.log_std.grad is not None
-            to_log_std = g * (z.square() - 1) + g_entropy.unsqueeze(-1)
-            self.log_std.grad.add_(to_log_std.reshape(-1, self.outputs).sum(0))
-            return g * z / log_std.exp()
+            self.log_std.grad += as_tensor(to_log_std, self.log_std.device)
+            return g * z / std
 
         return log_prob, H, pull
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlkit.arrays import Array, as_tensor, like
 from rlkit.networks.encoder import encoder_for
 from rlkit.networks.mlp import add_linear_gradient, orthogonal
-from rlkit.networks.vjp import Pull, vjp
+from rlkit.networks.vjp import vjp
 
 
 class Network(nn.Module):
@@ -34,15 +36,22 @@ class Network(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         return F.linear(self._encode(obs), *self._head)
 
-    def vjp(self, obs: Tensor) -> tuple[Tensor, Pull]:
-        features, pull_features = vjp(self.encoder, obs)
+    def infer(self, obs: Array) -> Array:
+        """`forward` without a graph, on arrays or tensors: the output is of the kind of `obs`."""
+        with torch.no_grad():
+            return like(obs, self.forward(as_tensor(obs, self._head[0].device)))
+
+    def vjp(self, obs: Array) -> tuple[Array, Callable[[Array], None]]:
+        """`rlkit.networks.vjp.vjp` on arrays or tensors: all are of the kind of `obs`."""
         W, b = self._head
+        features, pull_features = vjp(self.encoder, as_tensor(obs, W.device))
         with torch.no_grad():
             y = F.linear(features, W, b)
 
-        def pull(g: Tensor) -> None:
-            rows = g.reshape(-1, g.shape[-1])  # (B, outputs)
-            add_linear_gradient(W, b, rows, features.reshape(-1, features.shape[-1]))
-            pull_features(g @ W.detach())
+        def pull(g: Array) -> None:
+            rows = as_tensor(g, W.device).reshape(-1, W.shape[0])  # (B, outputs)
+            with torch.no_grad():
+                add_linear_gradient(W, b, rows, features.reshape(-1, W.shape[1]))
+                pull_features((rows @ W).view_as(features))
 
-        return y, pull
+        return like(obs, y), pull

@@ -86,6 +86,8 @@ class RunFolder:
                 f"the run folder {run_dir} is not writable: {error.strerror} "
                 f"({error.filename or run_dir}); choose another one with --run-dir"
             ) from None
+        except ValueError as error:  # a NUL in the path
+            raise UsageError(f"run_dir (--run-dir) is {str(run_dir)!r}: {error}") from None
         return cls(path, config)
 
     @classmethod

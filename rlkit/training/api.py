@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,14 +103,12 @@ def resume(
     from a file or a module names code outside the run: repeat it as `env`.
     """
     folder = RunFolder.open(run)
-    config = folder.config
-    options = RunOptions(**{field.name: config[field.name] for field in fields(RunOptions)})
+    told = build.settings(folder)
+    recipe, options = told.recipe, told.options
     env = build.consented(env, folder)
-    agent_type = build.agent_class(config["agent"])
-    recipe = build.defaults(agent_type).but(config["recipe"])
     checkpoint = load_checkpoint(folder.path)
-    with _training_envs(env, recipe, options, config["env_options"]) as envs:
-        learner = build.make_agent(agent_type, recipe, envs, options)
+    with _training_envs(env, recipe, options, told.env_options) as envs:
+        learner = build.make_agent(told.agent_type, recipe, envs, options)
         checkpoint.expect(about(learner))
         total = checkpoint.tree["total"]
         if steps is not None:
@@ -122,11 +120,12 @@ def resume(
             )
         learner.memory.allocate()
         trainer = build.make_trainer(
-            learner, envs, total, folder, env, options, config["env_options"], checkpoint.step
+            learner, envs, total, folder, env, options, told.env_options, checkpoint.step
         )
         episodes_go_on = trainer.set_state(checkpoint.tree)
         if console:
-            console.print(f"going on with {folder.path} from step {checkpoint.step:,} to {total:,}")
+            console.print(
+                f"going on with {folder.path} from step {checkpoint.step:,} to {total:,}")
             if not episodes_go_on:
                 console.print(f"{envs.id} can't save its state: its episodes start afresh")
         return _fit(trainer, console)
@@ -183,14 +182,11 @@ def _restored(
     folder: RunFolder, n: int, best: bool, device: str, env: EnvLike | None
 ) -> Iterator[tuple[Agent, Envs]]:
     """A run's agent with the weights of a checkpoint, and `n` environments to use it on."""
-    config = folder.config
+    told = build.settings(folder)
     env = build.consented(env, folder)
-    agent_type = build.agent_class(config["agent"])
-    recipe = build.defaults(agent_type).but(config["recipe"])
     checkpoint = load_checkpoint(folder.path, best=best)
-    options = RunOptions(device=device)
-    with make_envs(env, n, None, options=config["env_options"]) as envs:
-        agent = build.make_agent(agent_type, recipe, envs, options)
+    with make_envs(env, n, None, options=told.env_options) as envs:
+        agent = build.make_agent(told.agent_type, told.recipe, envs, RunOptions(device=device))
         checkpoint.expect(about(agent))
         agent.load_state_dict(checkpoint.tree["agent"]["weights"])
         yield agent, envs
@@ -228,14 +224,13 @@ def _announce(
     kind = "the recipe tuned for" if tuned else "the default recipe on"
     console.print(
         f"{agent.name} with {kind} {folder.config['env']}: {total:,} steps on {recipe.envs} "
-        f"environments, {agent.setting.device}"
-    )
+        f"environments, {agent.setting.device}")
     if total != recipe.steps:
         console.print(
             f"{recipe.steps:,} steps were asked for; training goes in units of {quantum:,} steps, "
-            f"so it takes {total:,}"
-        )
-    console.print(f"run folder: {folder.path}  (tensorboard --logdir {folder.path.parent})")
+            f"so it takes {total:,}")
+    console.print(
+        f"run folder: {folder.path}  (tensorboard --logdir {folder.path.parent})")
 
 
 def _as_markdown(config: Mapping[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from rlkit.envs.make import make_envs
 from rlkit.envs.names import resolve, runs_code
 from rlkit.envs.vector import Envs
 from rlkit.errors import UsageError
-from rlkit.recipe import Recipe
+from rlkit.recipe import Option, Recipe
 from rlkit.registry import AGENTS, unknown
 from rlkit.registry import load as load_target
-from rlkit.run.folder import RunFolder
+from rlkit.run.files import read_json
+from rlkit.run.folder import CONFIG, CONFIG_LIMIT, RunFolder
 from rlkit.training.evaluation import Evaluation, play
 from rlkit.training.options import RunOptions
 from rlkit.training.trainer import Plan, Trainer
@@ -30,7 +31,6 @@ EnvLike = str | Callable[[], gym.Env[Any, Any]] | VectorEnv[Any, Any, Any]
 EVALS_PER_RUN, CHECKPOINTS_PER_RUN = 5, 10
 EVAL_ENVS = 100  # that play side by side, at most
 EPISODES_ON_THE_WAY = 20  # of an evaluation before the last one
-CONFIG_LIMIT = 1 << 20  # bytes
 
 
 def agent_class(name: str) -> type[Agent]:
@@ -64,25 +64,51 @@ def defaults(agent_type: type[Agent]) -> Recipe:
     return recipe_type()
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, allowed: Sequence[Option]) -> dict[str, Any]:
     """Recipe fields from a JSON file: an object of them, or a run's config.json.
 
-    Raises UsageError for anything else; nothing in the file is executed.
+    Raises UsageError for anything else, and for what is not `allowed`; executes nothing.
     """
-    try:
-        if path.stat().st_size > CONFIG_LIMIT:
-            raise UsageError(f"{path} has more than {CONFIG_LIMIT} bytes: it is no config")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; give a JSON file of recipe fields") from None
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} holds a JSON {type(found).__name__}; allowed: an object")
+    found = read_json(path, UsageError, CONFIG_LIMIT)
     recipe = found.get("recipe", found)
     if not isinstance(recipe, dict):
         raise UsageError(f"{path}: recipe is a {type(recipe).__name__}; allowed: an object")
+    by_name = {option.name: option for option in allowed}
+    try:
+        for name, value in recipe.items():
+            if name not in by_name:
+                raise unknown("option", name, by_name)
+            by_name[name].check(value)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
     return recipe
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run was told."""
+
+    agent_type: type[Agent]
+    recipe: Recipe
+    options: RunOptions
+    env_options: Mapping[str, Any]
+
+
+def settings(folder: RunFolder) -> Settings:
+    """What a run was told, by its config.json; raises UsageError where that doesn't say it."""
+    config = folder.config
+    options = {field.name: config[field.name] for field in fields(RunOptions) if field.name in config}
+    try:
+        agent_type = agent_class(config["agent"])
+        recipe = defaults(agent_type).but(config["recipe"])
+        return Settings(agent_type, recipe, RunOptions(**options), dict(config["env_options"]))
+    except UsageError as error:
+        raise UsageError(f"{folder.path / CONFIG}: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{folder.path / CONFIG}: not as a run's config is written ({error!r}); undo what was "
+            "changed in it"
+        ) from None
 
 
 def env_id(env: EnvLike) -> str:
@@ -101,7 +127,7 @@ def consented(env: EnvLike | None, folder: RunFolder) -> EnvLike:
     """
     if env is not None:
         return env
-    name = str(folder.config["env"])
+    name = str(folder.config.get("env"))
     if runs_code(name):
         raise UsageError(
             f"{folder.path} was trained on {name}, which is code outside the run; "

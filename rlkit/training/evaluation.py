@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from rlkit.agent import Agent
 from rlkit.envs.vector import Envs
@@ -58,10 +57,9 @@ def _round(agent: Agent, envs: Envs, obs: np.ndarray) -> tuple[np.ndarray, np.nd
     gain, length = np.zeros(envs.n), np.zeros(envs.n, dtype=np.int64)
     playing = np.ones(envs.n, dtype=np.bool_)
     carry = agent.initial_carry(envs.n)
-    device = agent.setting.device
     for _ in range(EPISODE_CAP):
-        action, carry = agent.act(torch.from_numpy(obs).to(device), carry, explore=False)
-        step = envs.step(action.cpu().numpy())
+        action, carry = agent.act(obs, carry, explore=False)
+        step = envs.step(action)
         gain += step.reward * playing
         length += playing
         playing &= ~(step.terminated | step.truncated)

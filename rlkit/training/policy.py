@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from rlkit.agent import Agent
+from rlkit.envs.checks import brief
 from rlkit.envs.spaces import ActionPort, ObsPort
-from rlkit.errors import UsageError
+from rlkit.errors import EnvError, UsageError
 
 
 class Policy:
@@ -28,21 +28,35 @@ class Policy:
         """The greedy action for `obs`, in the environment's own units and dtype.
 
         Args: `obs` of the observation space's shape, or (N, *shape). Returns one action, or N.
-        Raises UsageError for another shape, for what is no number, and for NaN or infinity.
+        Raises UsageError for another shape, for what is no number, for NaN or infinity, and for
+        what the space does not hold.
         """
         space = self._obs_port.space
         shape = space.shape or ()
-        batch = np.asarray(obs)
-        if batch.dtype.kind not in "biuf" or batch.shape[-len(shape) or batch.ndim :] != shape:
+        try:
+            batch = np.asarray(obs)
+        except ValueError:
+            raise UsageError(f"the observation {brief(obs)} is ragged; allowed: an array") from None
+        single = batch.ndim == len(shape)
+        rows = batch[None] if single else batch
+        if batch.dtype.kind not in "biuf" or rows.shape[1:] != shape or not rows.ndim:
             raise UsageError(
                 f"the observation has shape {batch.shape} and dtype {batch.dtype}; "
-                f"allowed: numbers of shape {shape}, or (N, ...) of them"
+                f"allowed: numbers of shape {shape}, or (N, *shape) of them"
             )
-        if not np.isfinite(batch).all():
-            raise UsageError(f"the observation holds NaN or infinity: {batch.ravel()[:8]}")
-        single = batch.ndim == len(shape)
-        rows = self._obs_port.take(batch[None] if single else batch, "act")
-        device = self.agent.setting.device
-        action, _ = self.agent.act(torch.from_numpy(rows).to(device), None, explore=False)
-        given = self._action_port.give(action.cpu().numpy())
+        if not (finite := np.isfinite(batch)).all():
+            where = [int(i) for i in np.argwhere(~finite)[0]]
+            raise UsageError(
+                f"the observation is {batch[tuple(where)]} at index {where}; "
+                "allowed: finite numbers"
+            )
+        try:
+            rows = self._obs_port.take(rows, "act")
+        except EnvError:
+            raise UsageError(
+                f"the observation {brief(batch)} is outside the space {self._obs_port.declared}; "
+                f"give one of {self.env}"
+            ) from None
+        action, _ = self.agent.act(rows, None, explore=False)
+        given = self._action_port.give(action)
         return given[0] if single else given

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from rlkit.agent import Agent
+from rlkit.agent import Agent, Metric
 from rlkit.envs.vector import Envs
 from rlkit.errors import CheckpointError, EnvError, RlkitWarning, RunError
 from rlkit.run.checkpoint import mark_best, save_checkpoint
@@ -64,7 +61,7 @@ class Trainer:
         self.best: float | None = None
         self._obs = envs.reset()
         self._carry = agent.initial_carry(envs.n)
-        self._update_metrics: dict[str, Tensor | float] = {}
+        self._update_metrics: dict[str, Metric] = {}
         self._saved: tuple[int, Path] | None = None  # the newest checkpoint's step and place
 
     def fit(self, progress: Progress | None = None) -> int:
@@ -96,9 +93,8 @@ class Trainer:
     def _step(self) -> None:
         agent = self.agent
         agent.clock.progress = self.steps / self.plan.total
-        obs = torch.from_numpy(self._obs).to(agent.setting.device)
-        action, self._carry = agent.act(obs, self._carry)
-        step = self.envs.step(action.cpu().numpy())
+        action, self._carry = agent.act(self._obs, self._carry)
+        step = self.envs.step(action)
         agent.memory.add(step)
         self._obs = step.next_obs
         self.steps += self.envs.n
