@@ -87,7 +87,7 @@ class A2C(Agent):
     def act(self, obs: Array, carry: Carry, explore: bool = True) -> tuple[Array, Carry]:
         head = self.actor.infer(obs)  # (N, outputs)
         if explore:
-            return self.policy.sample(head, self.noise.next()), carry
+            return self.policy.sample(head, self.noise.next(head)), carry
         return self.policy.mode(head), carry
 
     def update(self, batch: RolloutBatch) -> dict[str, Metric]:
@@ -101,7 +101,7 @@ class A2C(Agent):
         td = -A  # V(s_t) − G_t, for the critic's target G_t = A_t + V(s_t)
 
         weight = as_float(batch.valid)
-        weight = weight / weight.sum()  # a mean over the steps that count
+        weight = weight / weight.sum().clip(1)  # a mean over the steps that count
         if recipe.normalize_advantage:
             centred = A - (weight * A).sum()
             A = centred / ((weight * centred * centred).sum() ** 0.5 + 1e-8)

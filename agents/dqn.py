@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rlkit.agent import Agent, Carry, Metric, Setting
 from rlkit.arrays import Array, namespace
+from rlkit.errors import RunError
 from rlkit.experience.noise import Noise
 from rlkit.experience.replay import Replay, ReplayBatch, Sampling
 from rlkit.losses import double_q_target, q_target
@@ -109,7 +110,7 @@ class DQN(Agent):
 
     def _draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Uniform in [0, 1), (*shape, 2): whether to explore, and with which action."""
-        return torch.rand((*shape, 2), generator=generator, device=generator.device)
+        return torch.rand((*shape, 2), generator=generator)
 
     @property
     def epsilon(self) -> float:
@@ -119,7 +120,7 @@ class DQN(Agent):
     def act(self, obs: Array, carry: Carry, explore: bool = True) -> tuple[Array, Carry]:
         action = self.online.infer(obs).argmax(-1)  # (N,)
         if explore:
-            u = self.noise.next()  # (N, 2)
+            u = self.noise.next(action)  # (N, 2)
             explores = u[:, 0] < self.epsilon
             xp = namespace(action)
             random_action = xp.asarray(u[:, 1] * self.n_actions, dtype=xp.int64)
@@ -129,6 +130,11 @@ class DQN(Agent):
     @torch.no_grad()
     def update(self, batch: ReplayBatch) -> dict[str, Metric]:
         recipe = self.recipe
+        if not torch.isfinite(batch.reward).all():  # clipping the error would hide it
+            raise RunError(
+                "a return over n steps overflowed; the weights are as they were before this "
+                "update; scale the rewards down"
+            )
         lr = linear(recipe.learning_rate, recipe.final_learning_rate, self.clock.progress)
         for g, q_next in self._with_target_values(batch):
             q_all, pull = self.online.vjp(batch.obs[g])  # (B, A)

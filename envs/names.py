@@ -85,7 +85,8 @@ def short_name(name: str) -> str:
 
     "cartpole" → "CartPole-v1", "rlkit/GridWorld-v0" → "GridWorld-v0", "my_envs.py:Maze" → "Maze".
     """
-    full = name.rpartition(":")[2] if runs_code(name) else resolve(name).name
+    spec = None if runs_code(name) else find_spec(name)
+    full = name.rpartition(":")[2] if spec is None else spec.id
     return full.rpartition("/")[2]
 
 

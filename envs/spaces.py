@@ -38,7 +38,7 @@ class ObsPort:
     def __init__(self, space: spaces.Space[Any], n: int, strict: bool) -> None:
         _refuse_unsupported("observation", space)
         self.space = _observed(space)
-        self._declared_space = space
+        self.declared_space = space
         self._n = n
         self._shape: tuple[int, ...] = space.shape  # type: ignore[assignment]
         self._declared: np.dtype[Any] = space.dtype  # type: ignore[assignment]
@@ -112,7 +112,7 @@ class ObsPort:
         allowed = f"[{low[tuple(element)]}, {high[tuple(element)]}]"
         if not self._is_box:
             raise EnvError(
-                f"{found}, outside its space {self._declared_space}; mend the environment"
+                f"{found}, outside its space {self.declared_space}; mend the environment"
             )
         if self._strict:
             raise EnvError(f"{found}, outside its Box {allowed}; clip it, or widen the space")

@@ -95,7 +95,7 @@ class Agent(nn.Module, ABC):
             )
         self.setting = setting
         self.clock = Clock()
-        self.generator = torch.Generator(setting.device).manual_seed(setting.seed)
+        self.generator = torch.Generator().manual_seed(setting.seed)  # on the CPU: see Noise
 
     def initial_carry(self, n: int) -> Carry:
         """The carry of `n` episodes that are about to start."""

@@ -75,15 +75,20 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        found = " ".join(f"{type(error).__name__}: {error}".split())
-        _fail(f"{found} ('rlkit --debug ...' shows where it came from)", 1)
+        name = type(error).__name__
+        _fail(f"{name}: {error} ('rlkit --debug ...' shows where it came from)", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    click.echo(f"Error: {message}", err=True)
+    click.echo(f"Error: {_one_line(message)}", err=True)
     sys.exit(status)
 
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
-    click.echo(f"Warning: {message}", err=True)
+    click.echo(f"Warning: {_one_line(str(message))}", err=True)
+
+
+def _one_line(message: str) -> str:
+    """What others wrote, such as a space of many dimensions, may run over several lines."""
+    return " ".join(message.split())

@@ -175,12 +175,9 @@ def report(done: Trained, out: Console, as_json: bool) -> None:
             f"greedy return {evaluation.mean:.1f} ± {evaluation.std:.1f} over "
             f"{len(evaluation.returns)} fresh episodes{verdict}"
         )
-        if evaluation.capped:
-            out.print(f"{evaluation.capped} episodes did not end and were cut")
         out.print(f"{rate}; look at it: rlkit evaluate {done.run}")
     elif done.exit_status:
-        out.print(
-            f"stopped at step {done.steps:,} and saved; go on with: rlkit resume {done.run}")
+        out.print(f"stopped at step {done.steps:,} and saved; go on with: rlkit resume {done.run}")
     else:
         out.print(f"{rate}, saved in {done.run}")
     if as_json:

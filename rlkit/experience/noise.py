@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlkit.arrays import Array
@@ -25,24 +27,22 @@ class Noise:
         self._draw = draw
         self._shape = (self.BLOCK, n_envs)
         self._generator = generator
-        self._rows: Array = ()  # (left, N, ...)
+        self._rows: NDArray[np.float32] = np.empty(0, dtype=np.float32)  # (drawn, N, ...)
         self._used = 0
 
-    def next(self) -> Array:
-        """Noise for one step of all environments, (N, ...): an array on the CPU, else a tensor."""
+    def next(self, x: Array) -> Array:
+        """Noise for one step of all environments, (N, ...), of the kind and place of `x`."""
         if self._used == len(self._rows):
-            rows = self._draw(self._shape, self._generator)
-            self._rows = rows.numpy() if rows.device.type == "cpu" else rows
+            self._rows = self._draw(self._shape, self._generator).numpy()
             self._used = 0
         row = self._rows[self._used]
         self._used += 1
-        return row
+        return row if isinstance(x, np.ndarray) else torch.from_numpy(row).to(x.device)
 
     def get_state(self) -> dict[str, Any]:
         """The rows that are drawn and not used yet."""
-        left = len(self._rows) - self._used
-        return {"rest": self._rows[self._used :] if left else None}
+        return {"rest": self._rows[self._used :]}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self._rows = () if state["rest"] is None else state["rest"]
+        self._rows = state["rest"]
         self._used = 0

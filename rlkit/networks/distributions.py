@@ -30,7 +30,7 @@ class Categorical(nn.Module):
 
     def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Standard Gumbel noise, (*shape, n)."""
-        noise = torch.empty((*shape, self.outputs), device=generator.device)
+        noise = torch.empty((*shape, self.outputs))
         return noise.exponential_(generator=generator).log_().neg_()
 
     def sample(self, logits: Array, noise: Array) -> Array:
@@ -74,7 +74,7 @@ class DiagonalGaussian(nn.Module):
 
     def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Standard normal noise, (*shape, n)."""
-        noise = torch.empty((*shape, self.outputs), device=generator.device)
+        noise = torch.empty((*shape, self.outputs))
         return noise.normal_(generator=generator)
 
     def sample(self, mean: Array, noise: Array) -> Array:

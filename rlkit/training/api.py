@@ -124,8 +124,7 @@ def resume(
         )
         episodes_go_on = trainer.set_state(checkpoint.tree)
         if console:
-            console.print(
-                f"going on with {folder.path} from step {checkpoint.step:,} to {total:,}")
+            console.print(f"going on with {folder.path} from step {checkpoint.step:,} to {total:,}")
             if not episodes_go_on:
                 console.print(f"{envs.id} can't save its state: its episodes start afresh")
         return _fit(trainer, console)
@@ -224,13 +223,14 @@ def _announce(
     kind = "the recipe tuned for" if tuned else "the default recipe on"
     console.print(
         f"{agent.name} with {kind} {folder.config['env']}: {total:,} steps on {recipe.envs} "
-        f"environments, {agent.setting.device}")
+        f"environments, {agent.setting.device}"
+    )
     if total != recipe.steps:
         console.print(
             f"{recipe.steps:,} steps were asked for; training goes in units of {quantum:,} steps, "
-            f"so it takes {total:,}")
-    console.print(
-        f"run folder: {folder.path}  (tensorboard --logdir {folder.path.parent})")
+            f"so it takes {total:,}"
+        )
+    console.print(f"run folder: {folder.path}  (tensorboard --logdir {folder.path.parent})")
 
 
 def _as_markdown(config: Mapping[str, Any]) -> str:

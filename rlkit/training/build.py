@@ -97,7 +97,9 @@ class Settings:
 def settings(folder: RunFolder) -> Settings:
     """What a run was told, by its config.json; raises UsageError where that doesn't say it."""
     config = folder.config
-    options = {field.name: config[field.name] for field in fields(RunOptions) if field.name in config}
+    options = {
+        field.name: config[field.name] for field in fields(RunOptions) if field.name in config
+    }
     try:
         agent_type = agent_class(config["agent"])
         recipe = defaults(agent_type).but(config["recipe"])

@@ -31,15 +31,14 @@ class Policy:
         Raises UsageError for another shape, for what is no number, for NaN or infinity, and for
         what the space does not hold.
         """
-        space = self._obs_port.space
-        shape = space.shape or ()
+        shape = self._obs_port.space.shape or ()
         try:
             batch = np.asarray(obs)
         except ValueError:
             raise UsageError(f"the observation {brief(obs)} is ragged; allowed: an array") from None
         single = batch.ndim == len(shape)
         rows = batch[None] if single else batch
-        if batch.dtype.kind not in "biuf" or rows.shape[1:] != shape or not rows.ndim:
+        if batch.dtype.kind not in "biuf" or rows.shape[1:] != shape:
             raise UsageError(
                 f"the observation has shape {batch.shape} and dtype {batch.dtype}; "
                 f"allowed: numbers of shape {shape}, or (N, *shape) of them"
@@ -53,9 +52,10 @@ class Policy:
         try:
             rows = self._obs_port.take(rows, "act")
         except EnvError:
+            space = self._obs_port.declared_space
             raise UsageError(
-                f"the observation {brief(batch)} is outside the space {self._obs_port.declared}; "
-                f"give one of {self.env}"
+                f"the observation {brief(batch)} is outside the space {space}; give one of "
+                f"{self.env}"
             ) from None
         action, _ = self.agent.act(rows, None, explore=False)
         given = self._action_port.give(action)

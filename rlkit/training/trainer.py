@@ -55,11 +55,11 @@ class Trainer:
     ) -> None:
         self.agent, self.envs, self.plan, self.folder = agent, envs, plan, folder
         self.evaluate = evaluate  # plays the agent as it is at a step; None: nothing to play on
+        self._obs = envs.reset()
         self.episodes = Episodes(envs.n)
         self.metrics = Metrics(folder, resume_step=start or None)
         self.steps = start
         self.best: float | None = None
-        self._obs = envs.reset()
         self._carry = agent.initial_carry(envs.n)
         self._update_metrics: dict[str, Metric] = {}
         self._saved: tuple[int, Path] | None = None  # the newest checkpoint's step and place
@@ -129,7 +129,7 @@ class Trainer:
         evaluation = self._evaluate()
         if evaluation:
             config = self.folder.config
-            flat = {k: v for k, v in config.items() if isinstance(v, (str, int, float))}
+            flat = {name: config[name] for name in ("agent", "env", "seed")}
             self.metrics.hparams(flat | config["recipe"], {"eval/mean_reward": evaluation.mean})
         return evaluation
 
@@ -139,6 +139,14 @@ class Trainer:
             return None
         since = time.perf_counter()
         evaluation = self.evaluate(self.steps)
+        if evaluation.capped:
+            warnings.warn(
+                f"{evaluation.capped} of {len(evaluation.returns)} evaluation episodes did not end "
+                f"and were cut at {max(evaluation.lengths):,} steps; give episodes a limit: "
+                "--env-option max_episode_steps=N",
+                RlkitWarning,
+                stacklevel=2,
+            )
         scalars = {
             "eval/mean_reward": evaluation.mean,
             "eval/mean_ep_length": sum(evaluation.lengths) / len(evaluation.lengths),
@@ -168,6 +176,7 @@ class Trainer:
             "envs": self.envs.get_state(),
             "episodes": self.episodes.get_state(),
             "carry": self._carry,
+            "update_metrics": {name: float(x) for name, x in self._update_metrics.items()},
             "steps": self.steps,
             "total": self.plan.total,
             "best": self.best,
@@ -177,6 +186,7 @@ class Trainer:
         """Go on from `state`; returns whether the episodes go on too, or start afresh."""
         self.agent.set_state(state["agent"])
         self.episodes.set_state(state["episodes"])
+        self._update_metrics = state["update_metrics"]
         self.steps, self.best = state["steps"], state["best"]
         if state["envs"] is None:
             self.episodes.forget_running()
@@ -199,11 +209,10 @@ class Trainer:
 
 def about(agent: Agent) -> dict[str, str]:
     """What a checkpoint is a checkpoint of; loading one of another kind is refused."""
-    return {
-        "agent": agent.name,
-        "observation_space": str(agent.setting.obs_space),
-        "action_space": str(agent.setting.action_space),
-    }
+    # NumPy breaks long bounds into lines, and an error that shows them is one line
+    spaces = agent.setting.obs_space, agent.setting.action_space
+    obs_space, action_space = (" ".join(str(space).split()) for space in spaces)
+    return {"agent": agent.name, "observation_space": obs_space, "action_space": action_space}
 
 
 @contextmanager
