@@ -72,10 +72,13 @@ class Scripted(VectorEnv):
         for i in range(self.num_envs):
             if self.over[i]:
                 self._begin(i)  # the action is ignored: a dead step
+                reward[i] = 1000.0  # which nobody must see
                 continue
             end = self.ends[i][len(self.log[i]) % len(self.ends[i])]
             flags[:, i] = bool(end & TERMINATED), bool(end & TRUNCATED)
-            reward[i] = np.float32(math.sin(1 + 2.3 * i + 5.1 * self.episode[i] + 0.7 * self.age[i]))
+            reward[i] = np.float32(
+                math.sin(1 + 2.3 * i + 5.1 * self.episode[i] + 0.7 * self.age[i])
+            )
             before = self._observe(i)
             self.age[i] += 1
             after = self._observe(i)

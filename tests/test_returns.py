@@ -6,14 +6,17 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from scripted_envs import MODES, Scripted, advantage, random_ends, segments
+from scripted_envs import MODES, TERMINATED, Scripted, advantage, random_ends, segments
 
+from rlkit.arrays import namespace
 from rlkit.envs.make import make_envs
+from rlkit.experience import rollout
 from rlkit.experience.rollout import Rollout
 from rlkit.returns import discounts, gae, n_step, traces
 
 T = 4
 WEIGHTS = (0.1, 2.4, 5.6)
+KINDS = ("arrays", "tensors")
 CPU = torch.device("cpu")
 
 
@@ -23,7 +26,14 @@ def value(obs):
 
 
 def critic(obs):
-    return torch.sin(obs @ torch.tensor(WEIGHTS))
+    """`value` of arrays or of tensors."""
+    xp = namespace(obs)
+    return xp.sin(obs @ xp.asarray(WEIGHTS, dtype=xp.float32))
+
+
+def as_kind(batch, kind):
+    """A batch as the agent of another device would get it, or as it is."""
+    return batch if kind == "arrays" else rollout._moved(batch, CPU)
 
 
 def advantages(batch, gamma, lam):
@@ -34,31 +44,37 @@ def advantages(batch, gamma, lam):
     return gae(batch.reward, v[:-1], v_next, discount, trace)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", MODES)
-def test_gae_of_every_way_in_which_four_steps_can_end(mode):
-    """All 4⁴ scripts at once, over five rollouts, so that ends and dead steps meet every border."""
-    script = Scripted(list(product(range(4), repeat=4)), mode)
-    rollout = Rollout(T, script.num_envs, *_spaces(script), CPU)
-    rollout.allocate()
+def test_gae_of_every_way_in_which_four_steps_can_end(mode, kind):
+    """All 4⁴ scripts at once, each with a quiet step after it.
+
+    The first of five rollouts has every one whole; then ends and dead steps move over its borders.
+    """
+    script = Scripted([(*ends, 0) for ends in product(range(4), repeat=4)], mode)
+    memory = Rollout(T, script.num_envs, *_spaces(script), CPU)
+    memory.allocate()
     kinds, checked = set(), 0
     with make_envs(script, script.num_envs, 0) as envs:
         envs.reset()
         for first in range(0, 5 * T, T):
             for t in range(T):
-                rollout.add(envs.step(np.full(script.num_envs, (first + t) % 3)))
-            (batch,) = rollout.batches()
+                memory.add(envs.step(np.full(script.num_envs, (first + t) % 3)))
+            (batch,) = memory.batches()
             for gamma, lam in product((0.9, 1.0), (0.0, 0.5, 1.0)):
-                A = advantages(batch, gamma, lam)
+                A = advantages(as_kind(batch, kind), gamma, lam).tolist()
                 for i, log in enumerate(script.log):
                     for start, rest in segments(log, first, first + T):
-                        found = float(A[start.row - first, i])
+                        found = A[start.row - first][i]
                         brute = advantage(rest, value, gamma, lam)
                         where = f"env {i}, row {start.row}, γ {gamma}, λ {lam}: {rest}"
-                        assert found == pytest.approx(brute, abs=2e-5), where
+                        assert abs(found - brute) < 2e-5, where
                         checked += 1
-            valid = {(x.row - first, i) for i, log in enumerate(script.log) for x in log}
-            assert {(t, i) for t, i in valid if t >= 0} == set(map(tuple, batch.valid.nonzero().tolist()))
-            kinds |= {tuple(end) for end in torch.stack([batch.terminated, batch.truncated], -1).view(-1, 2).tolist()}
+            logged = {(x.row - first, i) for i, log in enumerate(script.log) for x in log}
+            assert set(zip(*map(list, batch.valid.nonzero()), strict=True)) == {
+                (t, i) for t, i in logged if t >= 0
+            }
+            kinds |= set(zip(batch.terminated.ravel(), batch.truncated.ravel(), strict=True))
     assert kinds == set(product((False, True), repeat=2))
     assert checked > 10_000
 
@@ -69,21 +85,22 @@ def _spaces(script):
 
 def test_a_rollout_keeps_what_was_done_in_order():
     script = Scripted(random_ends(3, 20, 5), "next_step")
-    rollout = Rollout(5, 3, *_spaces(script), CPU)
-    rollout.allocate()
+    memory = Rollout(5, 3, *_spaces(script), CPU)
+    memory.allocate()
     rng = np.random.default_rng(0)
+    columns = ("obs", "action", "reward", "terminated", "truncated")
     with make_envs(script, 3, 0) as envs:
         envs.reset()
         for first in (0, 5, 10):
             for _ in range(5):
-                assert not list(rollout.batches())
-                rollout.add(envs.step(rng.integers(0, 3, 3)))
-            (batch,) = rollout.batches()
+                assert not list(memory.batches())
+                memory.add(envs.step(rng.integers(0, 3, 3)))
+            (batch,) = memory.batches()
             for i, log in enumerate(script.log):
                 for x in (x for x in log if x.row >= first):
                     t = x.row - first
-                    row = [getattr(batch, name)[t, i] for name in ("obs", "action", "reward", "terminated", "truncated")]
-                    assert [y.tolist() for y in row] == [list(x.obs), x.action, x.reward, x.terminated, x.truncated]
+                    found = [getattr(batch, name)[t, i].tolist() for name in columns]
+                    assert found == [list(x.obs), *(getattr(x, name) for name in columns[1:])]
                     assert batch.obs[t + 1, i].tolist() == list(x.next_obs)
 
 
@@ -103,16 +120,35 @@ def test_a_rollout_resumed_in_its_middle_goes_on_as_if_it_had_not_stopped(mode):
         whole.add(step)
         resumed.add(step)
     (a,), (b,) = whole.batches(), resumed.batches()
+    assert (a.final_at is None) == (mode == "next_step")
     for name in a.__slots__:
-        x, y = getattr(a, name), getattr(b, name)
-        assert (x is None and y is None) or torch.equal(x, y), name
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+
+
+def test_a_rollout_that_broke_off_starts_again():
+    script = Scripted([[TERMINATED], [0]], "same_step")
+    memory = Rollout(3, 2, *_spaces(script), CPU)
+    memory.allocate()
+    with make_envs(script, 2, 0) as envs:
+        envs.reset()
+        steps = [envs.step(np.zeros(2, dtype=np.int64)) for _ in range(5)]
+    for k, step in enumerate(steps):
+        if k == 2:
+            memory.restart()
+            assert not list(memory.batches())
+        memory.add(step)
+    (batch,) = memory.batches()
+    assert batch.obs.tolist() == [
+        *(step.obs.tolist() for step in steps[2:]),
+        steps[-1].next_obs.tolist(),
+    ]
+    assert [index.tolist() for index in batch.final_at] == [[0, 1, 2], [0, 0, 0]]
 
 
 def test_terminated_and_truncated_at_once_is_terminal():
-    both = torch.tensor([[True]])
+    both, (r, v, v_next) = np.array([[True]]), np.array([[[2.0]], [[0.5]], [[100.0]]])
     assert discounts(0.9, both).item() == 0
-    A = gae(torch.tensor([[2.0]]), torch.tensor([[0.5]]), torch.tensor([[100.0]]), discounts(0.9, both), traces(1.0, both, both))
-    assert A.item() == 1.5
+    assert gae(r, v, v_next, discounts(0.9, both), traces(1.0, both, both)).item() == 1.5
 
 
 def test_n_step_returns_worked_by_hand():

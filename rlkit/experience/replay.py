@@ -120,12 +120,12 @@ class Replay:
 
     def restart(self) -> None:
         """All episodes broke off after the last step: a dead row stands in between."""
-        if self.filled:
+        if self.filled and self.valid[self.head - 1].any():
             self.ended[self.head - 1] = True
             self.valid[self.head] = False
             self.head = (self.head + 1) % self.rows
             self.filled = min(self.filled + 1, self.rows - 1)
-            self._restarted = True
+        self._restarted = True
 
     def sample(self) -> ReplayBatch:
         """G·B windows of n steps, uniformly over those that start at a valid step."""
