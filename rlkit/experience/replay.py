@@ -120,12 +120,12 @@ class Replay:
 
     def restart(self) -> None:
         """All episodes broke off after the last step: a dead row stands in between."""
-        if self.filled and self.valid[self.head - 1].any():
+        if not self._restarted:
             self.ended[self.head - 1] = True
             self.valid[self.head] = False
             self.head = (self.head + 1) % self.rows
             self.filled = min(self.filled + 1, self.rows - 1)
-        self._restarted = True
+            self._restarted = True
 
     def sample(self) -> ReplayBatch:
         """G·B windows of n steps, uniformly over those that start at a valid step."""
@@ -180,6 +180,7 @@ class Replay:
             "filled": self.filled,
             "added": self.added,
             "due": self.due,
+            "restarted": self._restarted,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -188,7 +189,7 @@ class Replay:
         self.finals = {int(flat): obs for flat, obs in state["finals"].items()}
         self.head, self.filled = state["head"], state["filled"]
         self.added, self.due = state["added"], state["due"]
-        self._restarted = self.filled == 0
+        self._restarted = state["restarted"]
 
     def _check_memory(self) -> None:
         """Refuse a ring that doesn't fit: Linux would grant it now and kill the run later."""

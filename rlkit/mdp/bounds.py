@@ -60,18 +60,20 @@ class FreeLoopError(Exception):
 class Certifier:
     """Says when the values of a Jacobi sweep are within `tol` of V*, and what the bounds are.
 
+    sweeps: how many an algorithm makes from one call to the next.
+
     Raises:
         RunError: float64 cannot certify `tol` for this model; names the bound that was reached.
         FreeLoopError: γ = 1, and states can loop for ever at no cost that float64 tells from 0.
     """
 
-    def __init__(self, mdp: MDP, tol: float) -> None:
+    def __init__(self, mdp: MDP, tol: float, sweeps: int = 1) -> None:
         self.mdp = mdp
         self.tol = tol
         self.closed = not (mdp.ends.any() or mdp.terminal.any())
         self.gate = tol  # γ = 1: try the costly proof when a sweep changes no more than this
         self.reached = np.inf
-        self.patience = _Patience(mdp.gamma)
+        self.patience = _Patience(mdp.gamma, sweeps)
 
     def __call__(self, V: FloatArray, Q: FloatArray, TV: FloatArray) -> Bounds | None:
         """Bounds within `tol`, or None: sweep on. V, TV: (S,); Q: (L,) of V, TV its maximum."""
@@ -147,11 +149,11 @@ class Certifier:
 class _Patience:
     """Ends what should converge and does not, because only rounding is left of it."""
 
-    def __init__(self, gamma: float) -> None:
+    def __init__(self, gamma: float, sweeps: int) -> None:
         # Twice the sweeps in which a contraction by γ halves an error. At γ = 1 no rate is known,
         # and close to it that is for ever.
         halving = np.log(0.5) / np.log(gamma) if 0 < gamma < 1 else np.inf
-        self.allowed = min(100 + 2 * halving, 3e6)
+        self.allowed = min(100 + 2 * halving, 3e6 / sweeps)
         self.best = np.inf
         self.waited = 0
 

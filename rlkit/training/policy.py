@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rlkit.agent import Agent
-from rlkit.envs.checks import brief
+from rlkit.envs.checks import brief, cast
 from rlkit.envs.spaces import ActionPort, ObsPort
 from rlkit.errors import EnvError, UsageError
 
@@ -31,18 +31,18 @@ class Policy:
         Raises UsageError for another shape, for what is no number, for NaN or infinity, and for
         what the space does not hold.
         """
-        shape = self._obs_port.space.shape or ()
+        space = self._obs_port.declared_space
+        shape = space.shape or ()
+        allowed = f"allowed: numbers of shape {shape}, or (N, *shape) of them"
+        assert space.dtype is not None
         try:
-            batch = np.asarray(obs)
-        except ValueError:
-            raise UsageError(f"the observation {brief(obs)} is ragged; allowed: an array") from None
+            batch = cast(obs, space.dtype)
+        except TypeError as error:
+            raise UsageError(f"the observation is {error}; {allowed}, as {space.dtype}") from None
         single = batch.ndim == len(shape)
         rows = batch[None] if single else batch
-        if batch.dtype.kind not in "biuf" or rows.shape[1:] != shape:
-            raise UsageError(
-                f"the observation has shape {batch.shape} and dtype {batch.dtype}; "
-                f"allowed: numbers of shape {shape}, or (N, *shape) of them"
-            )
+        if rows.shape[1:] != shape:
+            raise UsageError(f"the observation has shape {batch.shape}; {allowed}")
         if not (finite := np.isfinite(batch)).all():
             where = [int(i) for i in np.argwhere(~finite)[0]]
             raise UsageError(
@@ -52,7 +52,6 @@ class Policy:
         try:
             rows = self._obs_port.take(rows, "act")
         except EnvError:
-            space = self._obs_port.declared_space
             raise UsageError(
                 f"the observation {brief(batch)} is outside the space {space}; give one of "
                 f"{self.env}"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rlkit.agent import Agent, Metric
 from rlkit.envs.vector import Envs
 from rlkit.errors import CheckpointError, EnvError, RlkitWarning, RunError
@@ -101,7 +103,9 @@ class Trainer:
         for episode_return, length in self.episodes.add(step):
             self.metrics.episode(self.steps, episode_return, length)
         for batch in agent.memory.batches():
-            self._update_metrics = agent.update(batch)
+            # An update finds for itself what is not finite, and says it better than NumPy.
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._update_metrics = agent.update(batch)
 
     def _next(self, every: int) -> int:
         """The next multiple of `every` after the steps done."""
