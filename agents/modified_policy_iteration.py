@@ -29,7 +29,7 @@ EVALUATION_SWEEPS = 50
 @exact_solver("modified-policy-iteration")
 def modified_policy_iteration(mdp: MDP, tol: float) -> Outcome:
     """Solve `mdp` to ‖values − V*‖∞ ≤ tol by modified policy iteration; see `rlkit.solve`."""
-    certify = Certifier(mdp, tol)
+    certify = Certifier(mdp, tol, 1 + EVALUATION_SWEEPS)
     # Far from any reward all actions tie at first: there this policy at least gets somewhere.
     policy = proper_choice(mdp)
     V = values_from_below(mdp, policy)

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from rlkit import MDP, evaluate_policy, registry, solve
 from rlkit.errors import ModelError, RunError
 from rlkit.mdp.bellman import q_values, state_max
-from rlkit.mdp.bounds import macqueen_shifts
+from rlkit.mdp.bounds import Unproven, longest_times, macqueen_shifts
 
 METHODS = sorted(registry.SOLVERS)
 SEEDS = st.integers(0, 10**6)
@@ -174,3 +174,31 @@ def test_long_thin_random_walks(method):
     solution = solve(MDP.from_pairs(csr_array(P), -np.ones(n + 1), np.arange(n + 2), 1.0), method)
     k = np.arange(n + 1)
     np.testing.assert_allclose(solution.values, -(k + 1.0) * (n + 1 - k), atol=1e-6, rtol=0)
+
+
+def walk_uphill(seed, n=50, n_actions=3):
+    """On with about 0.42, else back to some state before: ends after about 10^9 steps."""
+    rng = np.random.default_rng(seed)
+    P = np.zeros((n, n_actions, n))
+    on = 0.42 + rng.uniform(-0.05, 0.05, size=(n, n_actions))
+    for s, a in np.ndindex(n, n_actions):
+        P[s, a, rng.integers(0, s + 1)] += 1.0 - on[s, a]
+        if s + 1 < n:
+            P[s, a, s + 1] += on[s, a]
+    offsets = n_actions * np.arange(n + 1)
+    return MDP.from_pairs(csr_array(P.reshape(-1, n)), -np.ones(n * n_actions), offsets, 1.0)
+
+
+@pytest.mark.timeout(20)
+def test_times_so_long_that_rounding_hides_the_longest_are_given_up():
+    given_up = 0
+    for seed in range(10):
+        mdp = walk_uphill(seed)
+        w = longest_times(mdp, np.ones(mdp.n_pairs, dtype=bool))
+        if isinstance(w, Unproven):
+            given_up += 1
+        else:
+            assert np.all(w[mdp.pair_state] >= 0.5 + mdp.P @ w)
+    assert given_up
+    with pytest.raises(RunError):
+        solve(walk_uphill(0))

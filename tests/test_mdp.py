@@ -100,6 +100,15 @@ def test_arrays_in_each_shape_agree():
     assert by_state.r.tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
 
 
+def test_rows_in_single_precision_do_not_end():
+    P = np.random.default_rng(0).dirichlet(np.ones(7), size=(7, 3)).astype(np.float32)
+    assert np.any(np.abs(P.astype(np.float64).sum(axis=2) - 1.0) > 1e-9)
+    for given in (P, [csr_array(P[:, a]) for a in range(3)]):
+        mdp = MDP.from_arrays(given, np.ones((7, 3)), 0.9)
+        assert not mdp.ends.any()
+        np.testing.assert_allclose(mdp.P.sum(axis=1), 1.0, atol=1e-15)
+
+
 def two_states(row):
     P = np.zeros((2, 2, 2))
     P[0] = [[0.0, 1.0], [1.0, 0.0]]
@@ -143,6 +152,8 @@ def test_staying_for_ever_with_reward_0_is_terminal_however_written():
         (np.ones((2, 3)), np.ones(2), r"P has shape \(2, 3\)"),
         (np.full((2, 1, 2), 0.5), np.ones((2, 2)), r"R has shape \(2, 2\).*\(S, A\) = \(2, 1\)"),
         ([csr_array(np.eye(2)), csr_array(np.eye(3))], np.ones(2), r"action 1: P has shape"),
+        ([csr_array(np.eye(2)), np.eye(2)], np.ones(2), r"^P is no array of numbers"),
+        (np.full((2, 1, 2), 0.5), [["much"], ["more"]], r"^R is no array of numbers"),
         (np.full((2, 1, 2), 0.5), [[[0, 1]], [[np.inf, 0]]], "state 1, action 0: reward inf"),
     ],
 )

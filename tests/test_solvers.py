@@ -12,7 +12,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array, eye_array
 
 from rlkit import MDP, Solution, evaluate_policy, registry, solve
-from rlkit.errors import ModelError, UsageError
+from rlkit.errors import ModelError, RunError, UsageError
 
 METHODS = sorted(registry.SOLVERS)
 
@@ -188,6 +188,30 @@ def test_unknown_methods_and_tolerances():
     for tol in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="tol="):
             solve(mdp, tol=tol)
+
+
+def test_what_is_no_mdp_is_named():
+    with pytest.raises(UsageError, match=r"TimeLimit, not an MDP.*MDP\.from_gymnasium"):
+        solve(gym.make("FrozenLake-v1"))
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_discounts_that_float64_hardly_tells_from_1_are_refused_at_once(closed):
+    P = csr_array([[0.0, 1.0], [1.0, 0.0]]) if closed else csr_array([[0.0, 1.0], [0.5, 0.0]])
+    for method in METHODS:
+        with pytest.raises(RunError, match=r"tol=1e-06.* use a smaller gamma"):
+            solve(MDP.from_pairs(P, [-1.0, 0.0], [0, 1, 2], 1 - 2.0**-53), method)
+
+
+def test_far_from_any_reward_modified_policy_iteration_heads_for_one():
+    # Improved one state at a time, from the end, this would take an evaluation for each state.
+    n = 1000
+    P = np.zeros((n, 2, n))
+    P[np.arange(n), 0, np.maximum(np.arange(n) - 1, 0)] = 1.0
+    P[np.arange(n - 1), 1, np.arange(1, n)] = 1.0
+    P[n - 1, 1, n - 1] = 1.0
+    mdp = MDP.from_arrays(P, -np.ones((n, 2)), 0.99, terminal=[n - 1])
+    assert solve(mdp, "modified-policy-iteration").sweeps < 2000
 
 
 def test_solutions_are_read_only_and_survive_the_disk(tmp_path):
