@@ -373,14 +373,15 @@ def test_unsupported_spaces_are_named(space, side):
 
 
 def test_options_choose_the_native_environment_only_where_it_takes_them():
-    native = make_envs("CartPole", 2, 0, options={"max_episode_steps": 7})
+    native = make_envs("CartPole", 4, 0, options={"max_episode_steps": 7})
     sync = make_envs("FrozenLake", 2, 0, options={"is_slippery": False, "max_episode_steps": 7})
     assert native.max_episode_steps == sync.max_episode_steps == 7
     assert json.loads(sync.spec_json)["kwargs"]["is_slippery"] is False
     assert not isinstance(native._venv, SyncVectorEnv)
     assert isinstance(sync._venv, SyncVectorEnv)
+    assert isinstance(make_envs("CartPole", 3, 0)._venv, SyncVectorEnv)
     native.reset()
-    ended = [native.step(np.array([i % 2, i % 2])).truncated.all() for i in range(7)]
+    ended = [native.step(np.full(4, i % 2)).truncated.all() for i in range(7)]
     assert ended == [False] * 6 + [True]
 
 
@@ -397,8 +398,8 @@ class NativeScripted(SyncVectorEnv):
 def test_auto_is_sync_where_the_native_environment_lacks_an_option():
     gym.register("TiltedOfTests-v0", Tilted, vector_entry_point=NativeScripted)
     try:
-        native = make_envs("TiltedOfTests", 2, 0)
-        tilted = make_envs("TiltedOfTests", 2, 0, options={"tilt": 3})
+        native = make_envs("TiltedOfTests", 4, 0)
+        tilted = make_envs("TiltedOfTests", 4, 0, options={"tilt": 3})
         with pytest.raises(UsageError, match="TiltedOfTests-v0 has no option 'tilt'"):
             make_envs("TiltedOfTests", 2, 0, "native", options={"tilt": 3})
     finally:
@@ -477,7 +478,7 @@ def test_what_cannot_be_saved_says_none():
 
 
 def test_a_state_of_other_environments_is_refused():
-    envs = make_envs("CartPole", 3, 0)
+    envs = make_envs("CartPole", 3, 0, "native")
     envs.reset()
     tree = envs.get_state()
     for name, n, kind in (

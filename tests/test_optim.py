@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import rlkit.optim
 from rlkit.errors import RunError
 from rlkit.optim import Adam, FlatParameters, RMSprop, linear
 
@@ -31,6 +32,17 @@ PAIRS = {
 }
 
 
+@pytest.fixture(params=[True, False], ids=["fused", "plain"])
+def fused(request, monkeypatch):
+    """With torch's fused Adam, and without, as where torch should drop it."""
+    monkeypatch.setattr(rlkit.optim, "HAS_FUSED_ADAM", request.param)
+
+
+def test_this_torch_has_the_fused_adam():
+    assert rlkit.optim.HAS_FUSED_ADAM
+
+
+@pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("name", PAIRS)
 def test_fifty_steps_equal_torchs(name):
     ours, theirs = module(), module()
