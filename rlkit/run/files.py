@@ -56,11 +56,13 @@ def read_json(path: Path, error: type[RlkitError], limit: int) -> dict[str, Any]
     """The JSON object in a file of at most `limit` bytes; every failure is an `error`."""
     try:
         size = path.stat().st_size
-        if size > limit:
-            raise error(f"{path}: {size} bytes, at most {limit} are read; it is not rlkit's")
-        value = json.loads(path.read_bytes(), parse_constant=_no_constant)
+        data = path.read_bytes() if size <= limit else b""
     except OSError as failure:
         raise error(f"{path}: can't be read: {failure.strerror}") from None
+    if size > limit:
+        raise error(f"{path}: {size} bytes, at most {limit} are read; it is not rlkit's")
+    try:
+        value = json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as failure:
         raise error(f"{path}: not JSON: {failure}") from None
     if not isinstance(value, dict):

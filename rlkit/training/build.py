@@ -101,7 +101,7 @@ def settings(folder: RunFolder) -> Settings:
         field.name: config[field.name] for field in fields(RunOptions) if field.name in config
     }
     try:
-        agent_type = agent_class(config["agent"])
+        agent_type = agent_class(str(config["agent"]))
         recipe = defaults(agent_type).but(config["recipe"])
         return Settings(agent_type, recipe, RunOptions(**options), dict(config["env_options"]))
     except UsageError as error:

@@ -1,0 +1,194 @@
+"""Stopping and going on: a resumed run is the run that was never stopped, bit for bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from runs import AGENTS, DQN, PATIENT, SMALL, leaves, metrics, steps_saved, weights
+
+import rlkit
+from rlkit.run.checkpoint import load_checkpoint
+from rlkit.training.trainer import Trainer
+
+STATEFUL = [
+    ("a2c", "CartPole"),
+    ("a2c", "CartPole", "--vectorization", "sync", "--optimizer", "adam"),
+    ("a2c", "Pendulum"),
+    ("a2c", "FrozenLake"),
+    ("dqn", "CartPole"),
+    ("dqn", "CartPole", "--vectorization", "sync", "--n-step", "1"),
+    ("dqn", "Acrobot"),
+]
+
+
+def settings(agent, *more):
+    every = ("--eval-every", 300, "--eval-episodes", 3, "--checkpoint-every", 500)
+    own = (*DQN, "--envs", 4) if agent == "dqn" else ("--envs", 8)
+    return ("--steps", 1000, "--seed", 3, "--hidden", 8, *every, *own, *more)
+
+
+def assert_same_run(one, other):
+    checkpoints = [load_checkpoint(run) for run in (one, other)]
+    first, second = (leaves(checkpoint.tree) for checkpoint in checkpoints)
+    assert checkpoints[0].step == checkpoints[1].step
+    assert first.keys() == second.keys()
+    assert [path for path in first if first[path] != second[path]] == []
+    assert metrics(one) == metrics(other)
+
+
+@pytest.mark.parametrize("told", STATEFUL, ids=" ".join)
+def test_resuming_from_the_middle_equals_one_go(cli, tmp_path, told):  # fault 44
+    agent, env, *more = told
+    one_go = cli("train", agent, env, *settings(agent, *more), "--json")
+    assert one_go.status == 0, one_go.err
+    whole = Path(json.loads(one_go.out)["run"])
+    middle = next(name for name in steps_saved(whole) if 500 <= int(name) < 700)
+    broken = tmp_path / "broken"
+    shutil.copytree(whole, broken)
+    for name in steps_saved(broken):
+        if name > middle:
+            shutil.rmtree(broken / "checkpoints" / name)
+    resumed = cli("resume", broken)
+    assert resumed.status == 0, resumed.err
+    assert f"going on with {broken} from step {int(middle)} to " in resumed.out
+    assert "afresh" not in resumed.out
+    assert_same_run(whole, broken)
+
+
+def interrupted(monkeypatch, at, number):
+    """Have the signal come in the middle of the training step after `at` environment steps."""
+    step = Trainer._step
+
+    def interrupted_step(self):
+        if self.steps >= at and not raised:
+            raised.append(number)
+            signal.raise_signal(number)
+        step(self)
+
+    raised = []
+    monkeypatch.setattr(Trainer, "_step", interrupted_step)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_anywhere_and_resuming_equals_one_go(cli, monkeypatch, agent, number, status):
+    cli("train", agent, "CartPole", *settings(agent))
+    interrupted(monkeypatch, 440, number)  # not where a rollout or an evaluation ends
+    stopped = cli("train", agent, "CartPole", *settings(agent), "--json")
+    assert stopped.status == status
+    assert json.loads(stopped.out)["final_return"] is None
+    run = json.loads(stopped.out)["run"]
+    assert f"saved; go on with: rlkit resume {run}" in stopped.err
+    assert cli("resume", Path(run).name).status == 0
+    assert_same_run(f"runs/{agent}-CartPole-v1-0", run)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_where_the_state_cannot_be_saved_it_says_so(cli, agent):
+    told = json.loads(cli("train", agent, PATIENT, *SMALL[agent], "--json").out)
+    resumed = cli("resume", told["run"], "--steps", 400, "--env", PATIENT, "--json")
+    assert resumed.status == 0, resumed.err
+    assert f"{PATIENT} can't save its state: its episodes start afresh" in resumed.err
+    assert json.loads(resumed.out)["steps"] == 400
+    lengths = [line["episode/length"] for line in metrics(told["run"]) if "episode/length" in line]
+    assert set(lengths) == {10}  # no episode is glued together from two
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_same_seed_twice_is_equal_and_another_is_not(cli, agent):  # fault 45
+    runs = []
+    for seed in (5, 5, 6):
+        told = cli("train", agent, "CartPole", *settings(agent), "--seed", seed, "--json")
+        runs.append(json.loads(told.out)["run"])
+    assert_same_run(*runs[:2])
+    assert not torch.equal(weights(runs[0]), weights(runs[2]))
+    assert metrics(runs[0]) != metrics(runs[2])
+
+
+def test_a_run_that_is_complete_and_a_new_end(cli):
+    run = json.loads(cli("train", "a2c", "CartPole", *SMALL["a2c"], "--json").out)["run"]
+    again = cli("resume", run)
+    assert again.status == 2
+    assert (
+        again.error == f"{run} is complete at 200 steps; to go on, give --steps a number above that"
+    )
+    for steps in (-5, 0):
+        refused = cli("resume", run, "--steps", steps)
+        assert refused.status == 2
+        assert refused.error == f"steps (--steps) is {steps}; allowed: a whole number >= 1"
+    assert cli("resume", run, "--steps", 100).status == 2
+    on = cli("resume", run, "--steps", 391)
+    assert "from step 200 to 400" in on.out
+    assert steps_saved(run)[-1] == "000000000400"
+    assert rlkit.resume(run, 450).steps == 450
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start `rlkit train a2c` on a slow environment; the process, once it has saved."""
+    started = []
+
+    def start(pause, *args):
+        command = [sys.executable, "-m", "rlkit", "train", "a2c", PATIENT, *SMALL["a2c"], *args]
+        process = subprocess.Popen(
+            [*map(str, command), "--checkpoint-every", "10"],
+            cwd=tmp_path,
+            env={**os.environ, "PAUSE": str(pause)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        saved = tmp_path / "runs" / "a2c-Patient-0" / "checkpoints" / "latest"
+        deadline = time.monotonic() + 60
+        while not saved.exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_a_process_that_is_stopped_can_be_resumed(cli, start, number, status):  # 46, 47
+    process = start(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == status
+    run = "runs/a2c-Patient-0"
+    assert err == ""
+    if number != signal.SIGKILL:
+        assert out.splitlines()[-1].endswith(f"and saved; go on with: rlkit resume {run}")
+    saved = load_checkpoint(run).step
+    assert 0 < saved < 200
+    resumed = cli("resume", run, "--env", PATIENT)
+    assert resumed.status == 0, resumed.err
+    assert f"from step {saved} to 200" in resumed.out
+    assert load_checkpoint(run).step == 200
+
+
+def test_a_second_sigint_aborts(start):  # fault 46
+    ill = ("--env-option", "symptom=sleep", "--env-option", "onset=9")
+    process = start(0, *ill)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None  # it waits for the step to end
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.strip() == "Error: stopped"
+    assert "saved" not in out
