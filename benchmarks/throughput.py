@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/throughput.py            # both agents, five rounds each
 
 The two libraries run in turn, each measurement in a process of its own, on one thread. rlkit writes
-its metrics, TensorBoard events and checkpoints meanwhile; stable-baselines3 logs nothing. Only true
+its metrics, TensorBoard events and a checkpoint; stable-baselines3 writes nothing. Only true
 transitions count: rlkit's dead reset steps are left out. Quote the ratio: machines are noisy.
 """
 
@@ -57,7 +57,9 @@ def rlkit_rate(agent: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
 
         def run(steps: int) -> float:
-            options = RunOptions(run_dir=folder, eval_every=steps, eval_episodes=1)
+            options = RunOptions(
+                run_dir=folder, eval_every=steps, eval_episodes=1, checkpoint_every=steps
+            )
             done = rlkit.train(agent, "CartPole-v1", recipes[agent] | {"steps": steps}, options)
             episodes = sum("episode/return" in line for line in read_metrics(done.run / METRICS))
             return (done.steps - episodes) / done.seconds
