@@ -121,8 +121,9 @@ def test_the_hparams_tab_shows_the_run_with_its_results(tmp_path: Path) -> None:
     for number, config in enumerate(configs):
         (tmp_path / f"a2c-{number}").mkdir()
         with Metrics(tmp_path / f"a2c-{number}") as metrics:
-            metrics.scalars(1000, {"eval/mean_reward": 1.0})
-            metrics.hparams(config, {"eval/mean_reward": 100.0 + number})
+            metrics.hparams(config, ["eval/mean_reward"])
+            metrics.scalars(500, {"eval/mean_reward": 1.0})
+            metrics.scalars(1000, {"eval/mean_reward": 100.0 + number})
     experiment, groups = session_groups(tmp_path)
     assert {info.name.tag for info in experiment.metric_infos} == {"eval/mean_reward"}
     rows = {group.sessions[0].name: group for group in groups}
@@ -253,7 +254,7 @@ def test_writing_metrics_needs_neither_torch_nor_tensorflow(tmp_path: Path) -> N
         with Metrics(sys.argv[1]) as metrics:
             metrics.episode(1, 2.0, 3)
             metrics.text("a", "b")
-            metrics.hparams({"lr": 1}, {"x": 2})
+            metrics.hparams({"lr": 1}, ["x"])
         print({"torch", "tensorflow"} & set(sys.modules))
     """
     assert child(script, tmp_path).stdout.strip() == "set()"

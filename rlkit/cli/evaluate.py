@@ -22,6 +22,7 @@ def command(
 
     RUN is a run folder or its name in runs/.
     """
+    from rlkit.run.folder import RunFolder
     from rlkit.training.api import evaluate  # imports torch
 
     found = evaluate(run, episodes, seed, best=best, device=device, env=env)
@@ -33,7 +34,7 @@ def command(
     if as_json:
         emit_json(
             {
-                "run": run,
+                "run": str(RunFolder.open(run).path),
                 "episodes": episodes,
                 "mean_return": found.mean,
                 "std_return": found.std,

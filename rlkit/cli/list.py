@@ -36,7 +36,10 @@ def _print_table(rows: list[dict[str, Any]], as_json: bool) -> None:
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_shown(value) for value in row.values()))
-    console(as_json).print(table)
+    out = console(as_json)
+    if not out.is_terminal:
+        out.width = 1000  # what is read by programs stands on one line
+    out.print(table)
 
 
 def _shown(value: Any) -> str:

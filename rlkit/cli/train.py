@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlkit.cli.output import console, emit_json, json_option
+from rlkit.errors import UsageError
 from rlkit.recipe import Option, options, read_options
 from rlkit.registry import AGENTS, unknown
 from rlkit.training.options import RunOptions
@@ -22,8 +23,19 @@ if TYPE_CHECKING:
 ENV_HELP = "CartPole, an id, module:EnvId, module:Class or file.py:Class"
 
 
+def whole(text: str) -> int:
+    """A whole number, also as 1e5; raises ValueError for other text."""
+    try:
+        return int(text)
+    except ValueError:
+        value = float(text)
+        if not value.is_integer():
+            raise
+        return int(value)
+
+
 READERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # by type: how help calls it, a reader
-    "int": ("integer", int),
+    "int": ("integer", whole),
     "float": ("float", float),
     "str": ("text", str),
     "tuple[int, ...]": ("widths", lambda text: tuple(map(int, text.split(",")))),
@@ -49,7 +61,8 @@ class FieldValue(click.ParamType[Any]):
 def as_click(option: Option) -> click.Option:
     """A recipe's field as a command-line option; absent where it is not given."""
     shown = ",".join(map(str, option.default)) if type(option.default) is tuple else option.default
-    help = f"{option.help}  [default: {shown}]"
+    allowed = "" if option.choices or option.type == "bool" else f"; {option.allowed}"
+    help = f"{option.help}  [default: {shown}{allowed}]"
     if option.type == "bool":
         no = f"{option.flag}/--no-{option.flag[2:]}"
         return click.Option([no, option.name], default=None, help=help)
@@ -69,7 +82,8 @@ class AgentCommands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in AGENTS and not args[0].startswith("-"):
-            raise unknown("agent", args[0], AGENTS)
+            error = unknown("agent", args[0], AGENTS)
+            raise UsageError(f"{error}; the agent comes first: rlkit train a2c CartPole")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -69,7 +69,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
     if Path(path).suffix.lower() not in FORMATS:
         raise UsageError(f"plot {str(path)!r}: the name must end in {' or '.join(FORMATS)}")
     if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("drawing needs matplotlib: pip install 'rlkit-toolkit[plot]'")
+        raise UsageError("drawing needs matplotlib, which is not installed: pip install matplotlib")
 
 
 def _caption(axes: Axes, solution: Solution, title: str | None) -> None:

@@ -21,7 +21,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -77,10 +77,11 @@ class Metrics:
 
         self._write_event(self._step, time.time(), text_pb(name, markdown))
 
-    def hparams(self, config: Mapping[str, Any], final_metrics: Mapping[str, float]) -> None:
+    def hparams(self, config: Mapping[str, Any], results: Collection[str]) -> None:
         """Record the run's line in TensorBoard's HPARAMS tab: flat `config`, and its results.
 
-        Bools, numbers and strings stand as they are, other values as text.
+        `results` names scalars: the tab shows the last value that each of them has got. Bools,
+        numbers and strings in `config` stand as they are, other values as text.
         """
         from tensorboard.plugins.hparams.summary_v2 import (
             HParam,
@@ -94,10 +95,9 @@ class Metrics:
             for name, value in config.items()
         }
         now = time.time()
-        columns = [HParam(name) for name in flat], [Metric(name) for name in final_metrics]
+        columns = [HParam(name) for name in flat], [Metric(name) for name in results]
         self._write_event(0, now, hparams_config_pb(*columns))
         self._write_event(0, now, hparams_pb(flat))
-        self._write_event(self._step, now, _scalars(final_metrics))
 
     def close(self) -> None:
         """Write out what is buffered and close the files."""

@@ -100,7 +100,7 @@ def _bar(console: Console) -> Bar:
 
     # refreshed by hand: rich's own thread would take the interpreter from the training
     return Bar(
-        BarColumn(),
+        BarColumn(bar_width=12),
         TaskProgressColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[told]}", markup=False),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from rlkit.run.progress import Progress
 from rlkit.training import build
 from rlkit.training.build import EnvLike
 from rlkit.training.evaluation import Evaluation, play
-from rlkit.training.options import RunOptions
+from rlkit.training.options import RunOptions, run_options
 from rlkit.training.policy import Policy
 from rlkit.training.trainer import Trainer, about
 
@@ -37,7 +37,7 @@ class Trained:
     """What `train` and `resume` give back."""
 
     run: Path
-    agent: Agent
+    agent: Agent = field(repr=False)
     env: str
     steps: int  # environment steps in all
     seconds: float  # this call spent in training, evaluations on the way included
@@ -50,7 +50,7 @@ def train(
     agent: str,
     env: EnvLike,
     recipe: Recipe | Mapping[str, Any] | None = None,
-    options: RunOptions | None = None,
+    options: RunOptions | Mapping[str, Any] | None = None,
     *,
     env_options: Mapping[str, Any] | None = None,
     console: Console | None = None,
@@ -63,13 +63,14 @@ def train(
             gymnasium VectorEnv (which is closed at the end, and not evaluated on).
         recipe: the agent's recipe, or changes to the one tuned for `env`, by field. By default
             that recipe, or the agent's defaults where none was tuned.
-        options: seed, device, folder and the like.
+        options: seed, device, run_dir and the like (see RunOptions), by name.
         env_options: arguments of the environment's constructor.
         console: where progress is shown; None: nowhere.
 
     Raises UsageError before anything starts, RunError where training had to stop.
     """
-    options, env_options = options or RunOptions(), env_options or {}
+    options = options if isinstance(options, RunOptions) else run_options(options or {})
+    env_options = env_options or {}
     agent_type = build.agent_class(agent)
     recipe = build.choose_recipe(agent_type, build.env_id(env), recipe)
     if isinstance(env, VectorEnv):
@@ -83,10 +84,11 @@ def train(
         name = run_name(agent, short_name(envs.id))
         folder = RunFolder.create(Path(options.run_dir), name, config, envs.spec_json)
         if console:
-            tuned = agent_type.recipes.get(envs.id)
-            _announce(console, folder, learner, recipe, total, tuned is not None)
+            _announce(console, folder, learner, recipe, total)
         trainer = build.make_trainer(learner, envs, total, folder, env, options, env_options)
         trainer.metrics.text("config", _as_markdown(config))
+        named = {name: config[name] for name in ("agent", "env", "seed")}
+        trainer.metrics.hparams(named | recipe.to_json(), ["eval/mean_reward"])
         return _fit(trainer, console)
 
 
@@ -201,7 +203,7 @@ def _fit(trainer: Trainer, console: Console | None) -> Trained:
         else:
             status = trainer.fit()
         seconds = time.perf_counter() - since
-        evaluation = trainer.evaluate_final() if status == 0 else None
+        evaluation = trainer.evaluate_now() if status == 0 else None
     finally:
         trainer.metrics.close()
     return Trained(
@@ -217,12 +219,15 @@ def _fit(trainer: Trainer, console: Console | None) -> Trained:
 
 
 def _announce(
-    console: Console, folder: RunFolder, agent: Agent, recipe: Recipe, total: int, tuned: bool
+    console: Console, folder: RunFolder, agent: Agent, recipe: Recipe, total: int
 ) -> None:
-    quantum = agent.memory.quantum
-    kind = "the recipe tuned for" if tuned else "the default recipe on"
+    quantum, env = agent.memory.quantum, folder.config["env"]
+    usual = build.choose_recipe(type(agent), env, None).to_json()
+    changed = {k: v for k, v in recipe.to_json().items() if v != usual[k] and k != "steps"}
+    kind = "the recipe tuned for" if env in agent.recipes else "the default recipe on"
+    but = " but " + ", ".join(f"{k} = {v}" for k, v in changed.items()) if changed else ""
     console.print(
-        f"{agent.name} with {kind} {folder.config['env']}: {total:,} steps on {recipe.envs} "
+        f"{agent.name} with {kind} {env}{but}: {total:,} steps on {recipe.envs} "
         f"environments, {agent.setting.device}"
     )
     if total != recipe.steps:

@@ -25,6 +25,12 @@ class Evaluation:
     def mean(self) -> float:
         return float(np.mean(self.returns))
 
+    def __repr__(self) -> str:
+        cut = f", {self.capped} cut" if self.capped else ""
+        return (
+            f"Evaluation({self.mean:.1f} ± {self.std:.1f} over {len(self.returns)} episodes{cut})"
+        )
+
     @property
     def std(self) -> float:
         """The population's standard deviation."""

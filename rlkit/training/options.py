@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from rlkit.recipe import check_fields, option
+from rlkit.registry import unknown
 
 
 @dataclass(frozen=True)
@@ -27,3 +30,12 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+def run_options(given: Mapping[str, Any]) -> RunOptions:
+    """RunOptions from names and values; raises UsageError for an unknown name or a bad value."""
+    known = [field.name for field in fields(RunOptions)]
+    for name in given:
+        if name not in known:
+            raise unknown("option", name, known)
+    return RunOptions(**given)

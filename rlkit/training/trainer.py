@@ -84,7 +84,7 @@ class Trainer:
                     log_at = self._next(self.plan.log_every)
                 if self.steps >= eval_at:
                     if self.steps < self.plan.total:
-                        self._evaluate()
+                        self.evaluate_now()
                     eval_at = self._next(self.plan.eval_every)
                 if self.steps >= save_at:
                     self.save()
@@ -128,16 +128,7 @@ class Trainer:
         if progress:
             progress.update(self.steps, mean_return, mean_length, fps)
 
-    def evaluate_final(self) -> Evaluation | None:
-        """Evaluate the trained agent, and enter the run in TensorBoard's table of runs."""
-        evaluation = self._evaluate()
-        if evaluation:
-            config = self.folder.config
-            flat = {name: config[name] for name in ("agent", "env", "seed")}
-            self.metrics.hparams(flat | config["recipe"], {"eval/mean_reward": evaluation.mean})
-        return evaluation
-
-    def _evaluate(self) -> Evaluation | None:
+    def evaluate_now(self) -> Evaluation | None:
         """Play the agent as it is; log the result, and keep the checkpoint if it is the best."""
         if self.evaluate is None:
             return None
