@@ -60,7 +60,16 @@ class DQNRecipe(Recipe):
 
 RECIPES = {
     "CartPole-v1": Tuned(
-        DQNRecipe(steps=40_000, learning_rate=2e-3, buffer_size=10_000),
+        DQNRecipe(
+            steps=60_000,
+            learning_rate=3e-3,
+            final_learning_rate=0.0,
+            batch_size=64,
+            buffer_size=60_000,
+            target_interval=64,
+            n_step=6,
+            hidden=(256, 256),
+        ),
         Result(mean_return=0.0, worst_return=0.0, seeds=20, episodes=100, seconds=0.0),
     ),
 }

@@ -57,7 +57,10 @@ def test_without_json_the_text_is_on_standard_output(cli):
     done = cli("train", "a2c", "CartPole", *SMALL["a2c"], "--steps", 2000, "--eval-episodes", 20)
     assert (done.status, done.err) == (0, "")
     first, folder, *progress, verdict, last = done.out.splitlines()
-    assert first == "a2c with the recipe tuned for CartPole-v1: 2,000 steps on 2 environments, cpu"
+    assert first == (
+        "a2c with the recipe tuned for CartPole-v1 but envs = 2, hidden = [8]: "
+        "2,000 steps on 2 environments, cpu"
+    )
     assert folder == "run folder: runs/a2c-CartPole-v1-0  (tensorboard --logdir runs)"
     assert progress[-1].startswith("100 %  step 2,000 of 2,000  return ")
     told = r"greedy return \d+\.\d ± \d+\.\d over 20 fresh episodes: not solved \(threshold 475\)"
