@@ -70,7 +70,7 @@ RECIPES = {
             n_step=6,
             hidden=(256, 256),
         ),
-        Result(mean_return=0.0, worst_return=0.0, seeds=20, episodes=100, seconds=0.0),
+        Result(mean_return=499.3, worst_return=487.5, seeds=20, episodes=100, seconds=12.1),
     ),
 }
 

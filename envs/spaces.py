@@ -214,6 +214,11 @@ def _refuse_unsupported(kind: str, space: spaces.Space[Any]) -> None:
             f"the {kind} space is a {type(space).__name__}, {brief(space)}; supported are {names} "
             "(gymnasium.wrappers.FlattenObservation makes one Box of a Dict or a Tuple)"
         )
+    if isinstance(space, spaces.MultiDiscrete) and (space.nvec.ndim > 1 or space.start.any()):
+        raise UsageError(
+            f"the {kind} space is {brief(space)}; a MultiDiscrete is supported with one dimension "
+            "and values that begin at 0"
+        )
     if 0 in (space.shape or ()):
         raise UsageError(f"the {kind} space {brief(space)} is empty; give it a size above 0")
 

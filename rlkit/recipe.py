@@ -163,7 +163,7 @@ class Result:
     worst_return: float  # the worst seed's mean
     seeds: int
     episodes: int
-    seconds: float  # median training time of a seed on one core
+    seconds: float  # median training time of a seed, evaluations on the way included
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,14 @@ from rlkit.cli.train import report
 @click.command()
 @click.argument("run")
 @click.option("--steps", type=int, help="Environment steps in all; default: where it was going.")
+@click.option("--device", help="auto, cpu, cuda or cuda:I; default: the run's own.")
 @click.option("--env", help="Repeat the environment, where it is code outside the run.")
 @json_option
-def command(run: str, steps: int | None, env: str | None, as_json: bool) -> None:
+def command(
+    run: str, steps: int | None, device: str | None, env: str | None, as_json: bool
+) -> None:
     """Go on with RUN, a run folder or its name in runs/, from its newest checkpoint."""
     from rlkit.training.api import resume  # imports torch
 
     out = console(as_json)
-    report(resume(run, steps, env=env, console=out), out, as_json)
+    report(resume(run, steps, device=device, env=env, console=out), out, as_json)

@@ -71,11 +71,11 @@ class MLP(nn.Module):
 
     def vjp(self, x: Tensor) -> tuple[Tensor, Pull]:
         """`rlkit.networks.vjp.vjp` by hand for ReLU and tanh, through autograd for the others."""
-        if self.activation not in _DERIVATIVES:
+        if self._layers and self.activation not in _DERIVATIVES:
             with torch.enable_grad():
                 y = self(x)
             return y.detach(), lambda g: torch.autograd.backward(y, g)
-        derivative = _DERIVATIVES[self.activation]
+        derivative = _DERIVATIVES.get(self.activation, lambda g, y: g)  # none: there is no layer
         outputs = [x.reshape(-1, x.shape[-1])]  # of each layer, (B, width)
         with torch.no_grad():
             for W, b in self._layers:
@@ -83,12 +83,13 @@ class MLP(nn.Module):
 
         def pull(g: Tensor) -> None:
             g = g.reshape(-1, self.width)
-            for i in reversed(range(len(self._layers))):
-                W, b = self._layers[i]
-                g = derivative(g, outputs[i + 1])  # ∂L/∂(W·h + b), (B, width)
-                add_linear_gradient(W, b, g, outputs[i])
-                if i > 0:
-                    g = g @ W
+            with torch.no_grad():
+                for i in reversed(range(len(self._layers))):
+                    W, b = self._layers[i]
+                    g = derivative(g, outputs[i + 1])  # ∂L/∂(W·h + b), (B, width)
+                    add_linear_gradient(W, b, g, outputs[i])
+                    if i > 0:
+                        g = g @ W
 
         return outputs[-1].view(*x.shape[:-1], self.width), pull
 

@@ -88,6 +88,8 @@ def save_checkpoint(
     earlier checkpoints then stand as they were.
     """
     home = Path(folder) / FOLDER
+    if home.is_symlink():
+        raise CheckpointError(f"{home} is a link: nothing is saved through it; make it a folder")
     try:
         home.mkdir(exist_ok=True)
         _clear_leftovers(home)

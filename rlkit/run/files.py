@@ -28,7 +28,9 @@ def sync(path: Path) -> None:
 
 def write_synced(path: Path, data: bytes) -> None:
     """Write a file that nobody reads yet, and wait until it is on the disk."""
-    path.write_bytes(data)
+    path.unlink(missing_ok=True)  # a link that lies there is not followed
+    with path.open("xb") as file:
+        file.write(data)
     sync(path)
 
 

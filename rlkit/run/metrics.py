@@ -202,7 +202,8 @@ def read_tail(path: Path) -> list[dict[str, Any]]:
 def cut_metrics(path: Path, step: int) -> None:
     """Keep the lines up to `step`, and drop those beyond it and those that a kill left broken."""
     aside = path.with_name(f".tmp-{path.name}")
-    with path.open("rb") as old, aside.open("wb") as new:
+    aside.unlink(missing_ok=True)  # a link that lies there is not followed
+    with path.open("rb") as old, aside.open("xb") as new:
         for line in old:
             record = _parse(line)
             if record is not None and record.get("step", 0) <= step:

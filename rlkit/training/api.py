@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,7 @@ def train(
         total = build.round_up(recipe.steps, learner.memory.quantum)
         learner.memory.allocate()
         config = {"agent": agent, "env": envs.id, "env_options": dict(env_options)}
+        config["env_given"] = "name" if isinstance(env, str) else "object"
         config |= {**asdict(options), "recipe": recipe.to_json()}
         name = run_name(agent, short_name(envs.id))
         folder = RunFolder.create(Path(options.run_dir), name, config, envs.spec_json)
@@ -96,20 +97,21 @@ def resume(
     run: str | Path,
     steps: int | None = None,
     *,
+    device: str | None = None,
     env: EnvLike | None = None,
     console: Console | None = None,
 ) -> Trained:
     """Go on with a run from its newest checkpoint, to `steps` environment steps in all.
 
-    By default to where the run was going; schedules stretch to a new end. A run on an environment
-    from a file or a module names code outside the run: repeat it as `env`.
+    By default to where the run was going, and on its device; schedules stretch to a new end. A run
+    on an environment from a file or a module names code outside the run: repeat it as `env`.
     """
     folder = RunFolder.open(run)
     told = build.settings(folder)
-    recipe, options = told.recipe, told.options
+    recipe, options = told.recipe, replace(told.options, device=device or told.options.device)
     env = build.consented(env, folder)
     checkpoint = load_checkpoint(folder.path)
-    with _training_envs(env, recipe, options, told.env_options) as envs:
+    with _training_envs(env, recipe, options, told.env_options, checkpoint.step) as envs:
         learner = build.make_agent(told.agent_type, recipe, envs, options)
         checkpoint.expect(about(learner))
         total = checkpoint.tree["total"]
@@ -124,7 +126,11 @@ def resume(
         trainer = build.make_trainer(
             learner, envs, total, folder, env, options, told.env_options, checkpoint.step
         )
-        episodes_go_on = trainer.set_state(checkpoint.tree)
+        try:
+            episodes_go_on = trainer.set_state(checkpoint.tree)
+        except BaseException:
+            trainer.metrics.close()
+            raise
         if console:
             console.print(f"going on with {folder.path} from step {checkpoint.step:,} to {total:,}")
             if not episodes_go_on:
@@ -164,12 +170,16 @@ def evaluate(
 
 @contextmanager
 def _training_envs(
-    env: EnvLike, recipe: Recipe, options: RunOptions, env_options: Mapping[str, Any]
+    env: EnvLike,
+    recipe: Recipe,
+    options: RunOptions,
+    env_options: Mapping[str, Any],
+    start: int = 0,
 ) -> Iterator[Envs]:
     """A run's environments, and its number of threads for as long as they are open."""
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads)
-    seed = build.seeds(options.seed)["envs"]
+    seed = build.env_seed(options.seed, start)
     vectorization: Any = options.vectorization
     try:
         with make_envs(env, recipe.envs, seed, vectorization, options.strict, env_options) as envs:

@@ -130,6 +130,11 @@ def consented(env: EnvLike | None, folder: RunFolder) -> EnvLike:
     if env is not None:
         return env
     name = str(folder.config.get("env"))
+    if folder.config.get("env_given") != "name":
+        raise UsageError(
+            f"{folder.path} was trained on an environment that your own code made ({name}); "
+            "pass it again as env"
+        )
     if runs_code(name):
         raise UsageError(
             f"{folder.path} was trained on {name}, which is code outside the run; "
@@ -148,6 +153,16 @@ def seeds(seed: int) -> dict[str, int]:
     """Independent seeds for the parts of a run."""
     drawn = np.random.SeedSequence(seed).generate_state(3)
     return dict(zip(("weights", "agent", "envs"), map(int, drawn), strict=True))
+
+
+def env_seed(seed: int, start: int) -> int:
+    """The seed of the environments of a run that begins, or is resumed, at step `start`.
+
+    Environments that can't be restored would else begin with the same episodes once more.
+    """
+    if start == 0:
+        return seeds(seed)["envs"]
+    return int(np.random.SeedSequence([seed, start, 2]).generate_state(1)[0])
 
 
 def eval_seed(seed: int, step: int) -> int:
@@ -182,7 +197,7 @@ def make_agent(agent_type: type[Agent], recipe: Recipe, envs: Envs, options: Run
         envs.obs_space, envs.action_space, envs.n, device_for(options.device), parts["agent"]
     )
     with torch.random.fork_rng(devices=[]):  # the caller's random stream stays as it is
-        torch.manual_seed(parts["weights"])
+        torch.default_generator.manual_seed(parts["weights"])
         build: Callable[[Setting, Recipe], Agent] = agent_type
         return build(setting, recipe)
 

@@ -157,7 +157,7 @@ class Trainer:
     def save(self, best: bool = False) -> None:
         """Save a checkpoint; a disk that doesn't take it costs a warning, not the training."""
         try:
-            if self._saved is None or self._saved[0] != self.steps:
+            if best or self._saved is None or self._saved[0] != self.steps:
                 path = save_checkpoint(self.folder, self.steps, self.get_state(), about(self.agent))
                 self._saved = self.steps, path
             if best:
