@@ -231,7 +231,21 @@ def test_a_vector_environment_is_accepted(agent, mode, tmp_path):  # fault 33
     assert done.steps == {"a2c": 45, "dqn": 42}[agent]
     assert done.evaluation is None
     assert venv.closed
-    assert len(rlkit.evaluate(done.run, episodes=2).returns) == 2
+    assert len(rlkit.evaluate(done.run, episodes=2, env="CartPole").returns) == 2
+
+
+def test_a_run_is_not_played_on_another_environment_of_the_same_id(tmp_path):
+    """A time limit or a wrapper that the caller's own code set is not in the id."""
+    done = rlkit.train(
+        "a2c",
+        lambda: gym.make("CartPole-v1", max_episode_steps=5),
+        CARTPOLE["a2c"],
+        RunOptions(run_dir=str(tmp_path)),
+    )
+    assert max(done.evaluation.lengths) <= 5
+    for use in (rlkit.load, rlkit.evaluate, rlkit.resume):
+        with pytest.raises(UsageError, match="your own code made"):
+            use(done.run)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -240,7 +254,7 @@ def test_a_vector_environment_of_ones_own(mode, tmp_path):  # fault 33
     options = RunOptions(run_dir=str(tmp_path))
     done = rlkit.train("a2c", venv, CARTPOLE["a2c"], options)
     assert done.run.name == "a2c-Scripted-0"
-    with pytest.raises(UsageError, match="Scripted, which is no registered environment; pass the"):
+    with pytest.raises(UsageError, match=r"your own code made \(Scripted\); pass it again as env"):
         rlkit.load(done.run)
     rlkit.load(done.run, env=Scripted([[0]], mode))
 
