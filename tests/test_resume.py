@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from runs import AGENTS, DQN, PATIENT, SMALL, leaves, metrics, steps_saved, weig
 
 import rlkit
 from rlkit.run.checkpoint import load_checkpoint
+from rlkit.training import build
+from rlkit.training.evaluation import Evaluation
 from rlkit.training.trainer import Trainer
 
 STATEFUL = [
@@ -192,3 +195,11 @@ def test_a_second_sigint_aborts(start):  # fault 46
     assert process.returncode == 130
     assert err.strip() == "Error: stopped"
     assert "saved" not in out
+
+
+def test_the_checkpoint_at_the_end_knows_the_best_evaluation(tmp_path, monkeypatch):
+    rising = count(1)
+    monkeypatch.setattr(build, "play", lambda *_: Evaluation([float(next(rising))], [1], 0))
+    options = {"run_dir": str(tmp_path), "eval_every": 400}
+    run = rlkit.train("a2c", "CartPole", {"steps": 1200, "hidden": (8,)}, options).run
+    assert load_checkpoint(run).tree["best"] == load_checkpoint(run, best=True).tree["best"] == 3

@@ -6,7 +6,7 @@ import pytest
 
 import rlkit
 from rlkit.errors import CheckpointError
-from rlkit.run.checkpoint import load_checkpoint, save_checkpoint
+from rlkit.run.checkpoint import save_checkpoint
 from rlkit.run.files import write_atomically
 from rlkit.run.metrics import cut_metrics, read_metrics
 from rlkit.training import build
@@ -43,18 +43,6 @@ def test_nothing_is_saved_through_a_link(tmp_path, victim):
     with pytest.raises(CheckpointError, match="is a link"):
         save_checkpoint(run, 1, {"x": 1}, {})
     assert list(elsewhere.iterdir()) == []
-
-
-def test_the_checkpoint_at_the_end_knows_the_best_evaluation(tmp_path):
-    options = {"run_dir": str(tmp_path), "eval_every": 400, "eval_episodes": 3}
-    done = rlkit.train("a2c", "CartPole", {"steps": 1200, "hidden": (8,)}, options)
-    found = [
-        r["eval/mean_reward"]
-        for r in read_metrics(done.run / "metrics.jsonl")
-        if "eval/mean_reward" in r
-    ]
-    assert len(found) == 3
-    assert load_checkpoint(done.run).tree["best"] == max(found)
 
 
 class Forgetful(gym.Env):
