@@ -15,8 +15,8 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from patient import Patient
-from runs import AGENTS, PATIENT, SHIFTED, SMALL, metrics, steps_saved, vector_of, weights
 from scripted_envs import MODES, TERMINATED, TRUNCATED, Scripted
+from small_runs import AGENTS, PATIENT, SHIFTED, SMALL, metrics, steps_saved, vector_of, weights
 
 import rlkit
 from rlkit.envs import vector

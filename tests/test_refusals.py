@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import AGENTS, PATIENT, SMALL
+from small_runs import AGENTS, PATIENT, SMALL
 
 import rlkit
 from rlkit.errors import UsageError

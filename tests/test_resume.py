@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import AGENTS, DQN, PATIENT, SMALL, leaves, metrics, steps_saved, weights
+from small_runs import AGENTS, DQN, PATIENT, SMALL, leaves, metrics, steps_saved, weights
 
 import rlkit
 from rlkit.run.checkpoint import load_checkpoint
