@@ -19,9 +19,10 @@ from rlkit.experience.noise import Noise
 from rlkit.experience.rollout import Rollout, RolloutBatch
 from rlkit.networks.distributions import policy_for
 from rlkit.networks.heads import Network
-from rlkit.optim import Adam, FlatParameters, RMSprop, linear
+from rlkit.optim import FlatParameters, optimizer_for
 from rlkit.recipe import Recipe, Result, Tuned, option
 from rlkit.returns import discounts, gae, traces
+from rlkit.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class A2CRecipe(Recipe):
     n_steps: int = option(5, "steps of each environment per update", low=1)
     gamma: float = option(0.99, "discount γ", low=0, high=1)
     gae_lambda: float = option(1.0, "λ of the advantages; 1: n-step", low=0, high=1)
-    learning_rate: float = option(1e-3, "learning rate at the start", above=0)
-    final_learning_rate: float = option(0.0, "learning rate at the end; linear between", low=0)
-    optimizer: str = option("rmsprop", "optimiser", choices=("rmsprop", "adam"))
-    rmsprop_alpha: float = option(0.99, "RMSprop's decay α", low=0, high=1)
+    learning_rate: Schedule = option("1e-3:0", "learning rate", above=0)
+    optimizer: str = option(
+        "rmsprop", "optimiser", choices=("sgd", "momentum", "rmsprop", "adam", "adamw")
+    )
     optimizer_eps: float = option(1e-5, "added to the optimiser's denominator", above=0)
     value_cost: float = option(0.5, "weight of the critic's loss", low=0)
-    entropy_cost: float = option(0.0, "weight β of the entropy bonus", low=0)
+    entropy_cost: Schedule = option("0", "weight β of the entropy bonus", low=0)
     max_grad_norm: float = option(0.5, "the gradient's norm is clipped to this", above=0)
     normalize_advantage: bool = option(False, "scale advantages to mean 0 and deviation 1")
     hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers", low=1)
@@ -50,7 +51,7 @@ class A2CRecipe(Recipe):
 
 RECIPES = {
     "CartPole-v1": Tuned(
-        A2CRecipe(steps=100_000, envs=8, n_steps=5, gamma=0.98, learning_rate=1.5e-3),
+        A2CRecipe(steps=100_000, envs=8, n_steps=5, gamma=0.98, learning_rate=Schedule(1.5e-3, 0)),
         Result(mean_return=500.0, worst_return=500.0, seeds=20, episodes=100, seconds=2.1),
     ),
 }
@@ -73,11 +74,7 @@ class A2C(Agent):
         self.critic = nets(1, head_gain=1.0)
         self.to(setting.device)
         self.flat = FlatParameters(self)
-        self.optimizer = (
-            RMSprop(self.flat, recipe.rmsprop_alpha, recipe.optimizer_eps)
-            if recipe.optimizer == "rmsprop"
-            else Adam(self.flat, recipe.optimizer_eps)
-        )
+        self.optimizer = optimizer_for(recipe.optimizer, self.flat, recipe.optimizer_eps)
         self.memory = Rollout(
             recipe.n_steps, setting.n_envs, setting.obs_space, setting.action_space, setting.device
         )
@@ -112,14 +109,15 @@ class A2C(Agent):
         # L = E[−log π(a_t|s_t)·A_t − β·H(π(·|s_t))] + c·E[(V(s_t) − G_t)²]
         self.flat.grad.zero_()
         # ∂L/∂log π = −A,  ∂L/∂H = −β
-        pull_actor(pull_policy(-weight * A, -recipe.entropy_cost * weight))
+        beta = recipe.entropy_cost(self.clock.progress)
+        pull_actor(pull_policy(-weight * A, -beta * weight))
         # ∂L/∂V = 2c·(V − G), and 0 for the last row, which only bootstraps
         g_v = 0 * v  # (T + 1, N)
         g_v[:-1] = (2 * recipe.value_cost) * weight * td
         pull_critic(g_v)
 
         grad_norm = self.flat.clip_grad(recipe.max_grad_norm)
-        lr = linear(recipe.learning_rate, recipe.final_learning_rate, self.clock.progress)
+        lr = recipe.learning_rate(self.clock.progress)
         self.optimizer.step(lr)
         return {
             "policy_loss": -(weight * log_pi * A).sum(),

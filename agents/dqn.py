@@ -24,8 +24,9 @@ from rlkit.experience.noise import Noise
 from rlkit.experience.replay import Replay, ReplayBatch, Sampling
 from rlkit.losses import double_q_target, q_target
 from rlkit.networks.heads import Network
-from rlkit.optim import Adam, FlatParameters, linear
+from rlkit.optim import Adam, FlatParameters
 from rlkit.recipe import Recipe, Result, Tuned, option
+from rlkit.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,7 @@ class DQNRecipe(Recipe):
     steps: int = option(500_000, "environment steps to train for", low=1)
     envs: int = option(8, "environments that step together", low=1, high=65536)
     gamma: float = option(0.99, "discount γ", low=0, high=1)
-    learning_rate: float = option(1e-3, "learning rate at the start", above=0)
-    final_learning_rate: float = option(1e-4, "learning rate at the end; linear between", low=0)
+    learning_rate: Schedule = option("1e-3:1e-4", "learning rate", above=0)
     batch_size: int = option(128, "transitions in a minibatch", low=1)
     buffer_size: int = option(100_000, "steps that the replay memory holds", low=1)
     learning_starts: int = option(1_000, "steps before the first update", low=0)
@@ -45,10 +45,8 @@ class DQNRecipe(Recipe):
     target_interval: int = option(256, "updates between two copies into the target net", low=1)
     n_step: int = option(3, "steps n of the return", low=1)
     double: bool = option(True, "double Q-learning")
-    exploration_start: float = option(1.0, "ε of the ε-greedy policy at the start", low=0, high=1)
-    exploration_end: float = option(0.04, "ε once it has fallen", low=0, high=1)
-    exploration_share: float = option(
-        0.16, "share of the training over which ε falls, linearly", above=0, high=1
+    exploration: Schedule = option(
+        "1:0.04@0.16", "ε of the ε-greedy policy, falling over a share of the run", low=0, high=1
     )
     adam_eps: float = option(1e-8, "added to Adam's denominator", above=0)
     max_grad_norm: float = option(10.0, "the gradient's norm is clipped to this", above=0)
@@ -62,8 +60,7 @@ RECIPES = {
     "CartPole-v1": Tuned(
         DQNRecipe(
             steps=60_000,
-            learning_rate=3e-3,
-            final_learning_rate=0.0,
+            learning_rate=Schedule(3e-3, 0),
             batch_size=64,
             buffer_size=60_000,
             target_interval=64,
@@ -128,8 +125,7 @@ class DQN(Agent):
 
     @property
     def epsilon(self) -> float:
-        fallen = min(1.0, self.clock.progress / self.recipe.exploration_share)
-        return linear(self.recipe.exploration_start, self.recipe.exploration_end, fallen)
+        return self.recipe.exploration(self.clock.progress)
 
     def act(self, obs: Array, carry: Carry, explore: bool = True) -> tuple[Array, Carry]:
         action = self.online.infer(obs).argmax(-1)  # (N,)
@@ -149,7 +145,7 @@ class DQN(Agent):
                 "a return over n steps overflowed; the weights are as they were before this "
                 "update; scale the rewards down"
             )
-        lr = linear(recipe.learning_rate, recipe.final_learning_rate, self.clock.progress)
+        lr = recipe.learning_rate(self.clock.progress)
         for obs, action, r, discount, next_obs, q_next in self._minibatches(batch):
             q_all, pull = self.online.vjp(obs)  # (B, A)
             if recipe.double:

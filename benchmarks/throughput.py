@@ -35,14 +35,12 @@ def rlkit_rate(agent: str) -> float:
             "n_steps": 5,
             "gamma": 0.99,
             "learning_rate": 7e-4,
-            "final_learning_rate": 7e-4,
         },
         # RL Zoo's settings for CartPole. There the target net follows at every burst of updates.
         "dqn": {
             "envs": 1,
             "gamma": 0.99,
             "learning_rate": 2.3e-3,
-            "final_learning_rate": 2.3e-3,
             "batch_size": 64,
             "buffer_size": 100_000,
             "learning_starts": 1000,

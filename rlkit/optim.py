@@ -9,15 +9,13 @@ the tests hold it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rlkit.errors import RunError
-
-
-def linear(start: float, end: float, progress: float) -> float:
-    """A linear schedule: `start` at progress 0, `end` at progress 1."""
-    return start + progress * (end - start)
 
 
 class FlatParameters:
@@ -55,27 +53,60 @@ class FlatParameters:
         return norm
 
 
+class Optimizer(Protocol):
+    """Descends the gradient that lies in a FlatParameters."""
+
+    def step(self, lr: float) -> None: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+class SGD:
+    """Gradient descent, with momentum µ where it is not 0 (torch.optim.SGD's arithmetic).
+
+    b ← µ·b + g;  θ ← θ − lr·b
+    """
+
+    def __init__(self, flat: FlatParameters, momentum: float) -> None:
+        self.flat = flat
+        self.momentum = momentum
+        self.b = torch.zeros_like(flat.values)
+
+    def step(self, lr: float) -> None:
+        self.b.mul_(self.momentum).add_(self.flat.grad)
+        self.flat.values.add_(self.b, alpha=-lr)
+
+    def get_state(self) -> dict[str, Any]:
+        return {"b": self.b}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.b.copy_(state["b"])
+
+
 class RMSprop:
     """RMSprop (Tieleman & Hinton 2012), with torch.optim.RMSprop's arithmetic.
 
     s ← α·s + (1 − α)·g²;  θ ← θ − lr·g / (√s + eps)
     """
 
-    def __init__(self, flat: FlatParameters, alpha: float, eps: float) -> None:
+    ALPHA = 0.99
+
+    def __init__(self, flat: FlatParameters, eps: float) -> None:
         self.flat = flat
-        self.alpha = alpha
         self.eps = eps
         self.s = torch.zeros_like(flat.values)
 
     def step(self, lr: float) -> None:
         g = self.flat.grad
-        self.s.mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
+        self.s.mul_(self.ALPHA).addcmul_(g, g, value=1 - self.ALPHA)
         self.flat.values.addcdiv_(g, self.s.sqrt().add_(self.eps), value=-lr)
 
-    def get_state(self) -> dict[str, Tensor]:
+    def get_state(self) -> dict[str, Any]:
         return {"s": self.s}
 
-    def set_state(self, state: dict[str, Tensor]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         self.s.copy_(state["s"])
 
 
@@ -89,19 +120,24 @@ class Adam:
 
     m ← β₁·m + (1 − β₁)·g;  v ← β₂·v + (1 − β₂)·g²
     θ ← θ − lr·m̂ / (√v̂ + eps),  m̂ = m/(1 − β₁ᵗ),  v̂ = v/(1 − β₂ᵗ)
+
+    With `weight_decay` w, AdamW (Loshchilov & Hutter 2019): first θ ← θ − lr·w·θ.
     """
 
     BETA1, BETA2 = 0.9, 0.999
 
-    def __init__(self, flat: FlatParameters, eps: float) -> None:
+    def __init__(self, flat: FlatParameters, eps: float, weight_decay: float = 0.0) -> None:
         self.flat = flat
         self.eps = eps
+        self.weight_decay = weight_decay
         self.m = torch.zeros_like(flat.values)
         self.v = torch.zeros_like(flat.values)
         self.t = 0
 
     def step(self, lr: float) -> None:
         self.t += 1
+        if self.weight_decay:
+            self.flat.values.mul_(1 - lr * self.weight_decay)
         if HAS_FUSED_ADAM:
             self._fused_step(lr)
         else:
@@ -132,14 +168,25 @@ class Adam:
         root = self.v.sqrt().div_(unbias2**0.5).add_(self.eps)
         self.flat.values.addcdiv_(self.m, root, value=-lr / unbias1)
 
-    def get_state(self) -> dict[str, Tensor | int]:
+    def get_state(self) -> dict[str, Any]:
         return {"m": self.m, "v": self.v, "t": self.t}
 
-    def set_state(self, state: dict[str, Tensor | int]) -> None:
-        m, v, t = state["m"], state["v"], state["t"]
-        assert isinstance(m, Tensor)
-        assert isinstance(v, Tensor)
-        assert isinstance(t, int)
-        self.m.copy_(m)
-        self.v.copy_(v)
-        self.t = t
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.m.copy_(state["m"])
+        self.v.copy_(state["v"])
+        self.t = state["t"]
+
+
+OPTIMIZERS: Mapping[str, Callable[[FlatParameters, float], Optimizer]] = {
+    "sgd": lambda flat, eps: SGD(flat, momentum=0.0),
+    "momentum": lambda flat, eps: SGD(flat, momentum=0.9),
+    "rmsprop": RMSprop,
+    "adam": Adam,
+    "adamw": lambda flat, eps: Adam(flat, eps, weight_decay=0.01),
+}
+
+
+def optimizer_for(name: str, flat: FlatParameters, eps: float) -> Optimizer:
+    """The optimiser of that name, with torch.optim's defaults; `eps` is in the denominator of
+    those that have one."""
+    return OPTIMIZERS[name](flat, eps)

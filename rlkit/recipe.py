@@ -27,14 +27,18 @@ from typing import Any, TypeVar
 
 from rlkit.errors import UsageError
 from rlkit.registry import unknown
+from rlkit.schedule import Schedule, schedule
 
-Value = int | float | bool | str | tuple[int, ...]
+Value = int | float | bool | str | tuple[int, ...] | Schedule
 R = TypeVar("R", bound="Recipe")
 
 
 @dataclass(frozen=True)
 class Option:
-    """What a recipe's field allows. `above` is an exclusive lower bound."""
+    """What a recipe's field allows.
+
+    `above` is an exclusive lower bound; the end of a schedule may reach it.
+    """
 
     default: Any
     help: str
@@ -43,7 +47,7 @@ class Option:
     above: float | None = None
     choices: tuple[str, ...] | None = None
     name: str = ""
-    type: str = ""  # int, float, bool, str or tuple[int, ...]: the annotation as written
+    type: str = ""  # a key of _NOUNS: the annotation as written
 
     @property
     def flag(self) -> str:
@@ -65,9 +69,17 @@ class Option:
     def check(self, value: Any) -> Value:
         """`value` as the field's type; raises UsageError with name, value and what is allowed."""
         number = _CASTS[self.type](value)
-        if number is None or not all(self._within(item) for item in _items(number)):
+        if number is None or not self._allows(number):
             raise UsageError(f"{self.name} ({self.flag}) is {value!r}; allowed: {self.allowed}")
         return number
+
+    def _allows(self, value: Value) -> bool:
+        if isinstance(value, Schedule):
+            low = self.low if self.above is None else self.above
+            at_the_end = dataclasses.replace(self, low=low, above=None)
+            ends = value.end is None or at_the_end._within(value.end)
+            return self._within(value.start) and ends
+        return all(map(self._within, _items(value)))
 
     def _within(self, item: Any) -> bool:
         if self.choices:
@@ -86,6 +98,7 @@ _NOUNS = {
     "bool": "true or false",
     "str": "a word",
     "tuple[int, ...]": "whole numbers separated by commas, each",
+    "Schedule": "a number or START:END[:cosine][@SHARE OF THE RUN]",
 }
 
 
@@ -108,11 +121,18 @@ _CASTS = {
     "bool": lambda value: value if isinstance(value, bool) else None,
     "str": lambda value: value if isinstance(value, str) else None,
     "tuple[int, ...]": _cast_widths,
+    "Schedule": schedule,
 }
 
 
 def _items(value: Value) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
+
+
+def _to_json(value: Value) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Schedule) else value
 
 
 def option(
@@ -142,8 +162,7 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values, in the order in which the recipe lists them."""
         return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
+            field.name: _to_json(getattr(self, field.name)) for field in dataclasses.fields(self)
         }
 
     def but(self: R, changes: Mapping[str, Any]) -> R:

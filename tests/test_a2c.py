@@ -62,8 +62,7 @@ class Reference:
             self.log_std = nn.Parameter(agent.policy.log_std.detach().double().clone())
             self.parameters.insert(0, self.log_std)
         kind = torch.optim.RMSprop if recipe.optimizer == "rmsprop" else torch.optim.Adam
-        decay = {"alpha": recipe.rmsprop_alpha} if recipe.optimizer == "rmsprop" else {}
-        self.optimizer = kind(self.parameters, lr=1, eps=recipe.optimizer_eps, **decay)
+        self.optimizer = kind(self.parameters, lr=1, eps=recipe.optimizer_eps)
 
     def value(self, obs):
         with torch.no_grad():
@@ -97,7 +96,7 @@ class Reference:
         policy = self.policy(obs)
         loss = (
             -(policy.log_prob(action) * A).mean()
-            - recipe.entropy_cost * policy.entropy().mean()
+            - recipe.entropy_cost(0.0) * policy.entropy().mean()
             + recipe.value_cost * nn.functional.mse_loss(v, target)
         )
         self.optimizer.zero_grad()
@@ -265,8 +264,7 @@ def learned_values(make, mode, gamma, states, vector_steps):
             envs,
             gamma=gamma,
             hidden=(16,),
-            learning_rate=2e-2,
-            final_learning_rate=1e-3,
+            learning_rate="2e-2:1e-3",
             max_grad_norm=10.0,
         )
         obs = envs.reset()

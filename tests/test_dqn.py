@@ -89,7 +89,7 @@ def test_updates_and_target_copies_equal_the_papers(double, interval):
         batch_size=16,
         hidden=(12, 8),
         adam_eps=1e-4,
-        learning_rate=5e-3,
+        learning_rate="5e-3:1e-4",
     )
     reference = Reference(agent, nn.ReLU)
     generator = torch.Generator().manual_seed(3)
@@ -136,7 +136,7 @@ def test_an_update_that_overflows_leaves_the_weights(column, value, message):
 
 
 def test_the_exploration_rate_falls_linearly_and_stays():
-    agent = agent_for(exploration_start=0.9, exploration_end=0.1, exploration_share=0.2)
+    agent = agent_for(exploration="0.9:0.1@0.2")
     found = []
     for progress in (0.0, 0.05, 0.1, 0.2, 0.6, 1.0):
         agent.clock.progress = progress
@@ -156,17 +156,17 @@ def greedy_actions(agent):
 
 
 def test_epsilon_of_one_is_uniform_and_of_zero_is_greedy():
-    drawn = actions(agent_for(exploration_start=1.0, exploration_end=1.0), 4000)
+    drawn = actions(agent_for(exploration=1), 4000)
     for i in range(2):
         assert chisquare(np.bincount(drawn[:, i], minlength=4)).pvalue > 1e-3
     both = np.bincount(4 * drawn[:, 0] + drawn[:, 1], minlength=16)  # one independent of the other
     assert chisquare(both).pvalue > 1e-3
-    agent = agent_for(exploration_start=0.0, exploration_end=0.0)
+    agent = agent_for(exploration=0)
     assert (actions(agent, 200) == greedy_actions(agent)).all()
 
 
 def test_epsilon_between_explores_as_often_as_it_says():
-    agent = agent_for(exploration_start=0.4, exploration_end=0.4)
+    agent = agent_for(exploration=0.4)
     drawn, greedy = actions(agent, 5000), greedy_actions(agent)
     for i in range(2):
         expected = np.full(4, 5000 * 0.1)
@@ -185,9 +185,7 @@ def test_acting_greedily_draws_nothing():
 
 
 def test_tensors_in_are_tensors_out():
-    on_arrays, on_tensors = (
-        agent_for(exploration_start=0.5, exploration_end=0.5) for _ in range(2)
-    )
+    on_arrays, on_tensors = (agent_for(exploration=0.5) for _ in range(2))
     for explore in (True, False):
         for _ in range(70):  # more than the noise that is drawn at once
             action, _ = on_tensors.act(torch.from_numpy(SEEN), None, explore)
@@ -203,9 +201,8 @@ def learned_values(make, mode, states, vector_steps, **changes):
             envs.action_space,
             8,
             hidden=(16,),
-            learning_rate=1e-2,
-            final_learning_rate=1e-3,
-            exploration_end=1.0,
+            learning_rate="1e-2:1e-3",
+            exploration=1,
             learning_starts=64,
             train_every=32,
             gradient_steps=4,

@@ -8,6 +8,7 @@ import pytest
 from rlkit.errors import UsageError
 from rlkit.recipe import Option, Recipe, option, options, read_options
 from rlkit.registry import AGENTS, load
+from rlkit.schedule import Schedule
 
 NAN = float("nan")
 
@@ -27,27 +28,39 @@ def recipe_of(agent):
     return load(AGENTS[agent].target).recipe_type
 
 
+SCHEDULE = "a number or START:END[:cosine][@SHARE OF THE RUN]"
+
 FAULTS = [
     ("a2c", "gamma", 1.5, "a finite number >= 0 and <= 1"),
     ("a2c", "gamma", -1, "a finite number >= 0 and <= 1"),
     ("a2c", "gae_lambda", 7, "a finite number >= 0 and <= 1"),
     ("a2c", "max_grad_norm", -1, "a finite number > 0"),
     ("a2c", "n_steps", 0, "a whole number >= 1"),
-    ("a2c", "learning_rate", -1, "a finite number > 0"),
-    ("a2c", "learning_rate", NAN, "a finite number > 0"),
-    ("a2c", "learning_rate", float("inf"), "a finite number > 0"),
-    ("a2c", "learning_rate", 0, "a finite number > 0"),
-    ("a2c", "entropy_cost", -0.1, "a finite number >= 0"),
+    ("a2c", "learning_rate", -1, f"{SCHEDULE} > 0"),
+    ("a2c", "learning_rate", NAN, f"{SCHEDULE} > 0"),
+    ("a2c", "learning_rate", float("inf"), f"{SCHEDULE} > 0"),
+    ("a2c", "learning_rate", 0, f"{SCHEDULE} > 0"),
+    ("a2c", "learning_rate", "1e-3:-1e-9", f"{SCHEDULE} > 0"),
+    ("a2c", "learning_rate", "1e-3:nan", f"{SCHEDULE} > 0"),
+    ("a2c", "learning_rate", "fast", f"{SCHEDULE} > 0"),
+    ("a2c", "learning_rate", "1e-3:0:square", f"{SCHEDULE} > 0"),
+    ("a2c", "learning_rate", "1e-3:0:cosine:0", f"{SCHEDULE} > 0"),
+    ("a2c", "learning_rate", "1e-3@0.5", f"{SCHEDULE} > 0"),
+    ("a2c", "learning_rate", "1e-3:0@0", f"{SCHEDULE} > 0"),
+    ("a2c", "learning_rate", "1e-3:0@1.5", f"{SCHEDULE} > 0"),
+    ("a2c", "learning_rate", Schedule(1e-3, 0, "square"), f"{SCHEDULE} > 0"),
+    ("a2c", "learning_rate", True, f"{SCHEDULE} > 0"),
+    ("a2c", "entropy_cost", -0.1, f"{SCHEDULE} >= 0"),
     ("a2c", "value_cost", NAN, "a finite number >= 0"),
-    ("a2c", "optimizer", "sgd", "rmsprop or adam"),
+    ("a2c", "optimizer", "lion", "sgd or momentum or rmsprop or adam or adamw"),
     ("a2c", "steps", -5, "a whole number >= 1"),
     ("a2c", "steps", 1.5, "a whole number >= 1"),
     ("a2c", "envs", 0, "a whole number >= 1 and <= 65536"),
     ("a2c", "hidden", (64, 0), "whole numbers separated by commas, each >= 1"),
     ("a2c", "normalize_advantage", 1, "true or false"),
-    ("dqn", "exploration_start", 3, "a finite number >= 0 and <= 1"),
-    ("dqn", "exploration_end", 3.0, "a finite number >= 0 and <= 1"),
-    ("dqn", "exploration_share", 0.0, "a finite number > 0 and <= 1"),
+    ("dqn", "exploration", 3, f"{SCHEDULE} >= 0 and <= 1"),
+    ("dqn", "exploration", "1:3", f"{SCHEDULE} >= 0 and <= 1"),
+    ("dqn", "exploration", "1:0.1@0", f"{SCHEDULE} >= 0 and <= 1"),
     ("dqn", "buffer_size", 0, "a whole number >= 1"),
     ("dqn", "batch_size", 0, "a whole number >= 1"),
     ("dqn", "target_interval", 0, "a whole number >= 1"),

@@ -19,6 +19,8 @@ from rlkit.training.options import RunOptions
 
 ROOT = Path(__file__).parent.parent
 
+SCHEDULE = "a number or START:END[:cosine][@SHARE OF THE RUN]"
+
 BOTH = [  # flag, what is given, what is allowed
     ("--gamma", "1.5", "a finite number >= 0 and <= 1"),
     ("--gamma", "-1", "a finite number >= 0 and <= 1"),
@@ -30,9 +32,9 @@ BOTH = [  # flag, what is given, what is allowed
     ("--steps", "1.5", "a whole number >= 1"),
     ("--steps", "many", "a whole number >= 1"),
     ("--envs", "0", "a whole number >= 1 and <= 65536"),
-    ("--learning-rate", "-1", "a finite number > 0"),
-    ("--learning-rate", "nan", "a finite number > 0"),
-    ("--learning-rate", "fast", "a finite number > 0"),
+    ("--learning-rate", "-1", f"{SCHEDULE} > 0"),
+    ("--learning-rate", "nan", f"{SCHEDULE} > 0"),
+    ("--learning-rate", "fast", f"{SCHEDULE} > 0"),
     ("--hidden", "64,x", "whole numbers separated by commas, each >= 1"),
     ("--hidden", "64,0", "whole numbers separated by commas, each >= 1"),
     ("--hidden", "", "whole numbers separated by commas, each >= 1"),
@@ -46,13 +48,12 @@ OWN = {
     "a2c": [
         ("--gae-lambda", "7", "a finite number >= 0 and <= 1"),
         ("--n-steps", "0", "a whole number >= 1"),
-        ("--entropy-cost", "-0.1", "a finite number >= 0"),
-        ("--rmsprop-alpha", "1.1", "a finite number >= 0 and <= 1"),
-        ("--optimizer", "sgd", "rmsprop or adam"),
+        ("--entropy-cost", "-0.1", f"{SCHEDULE} >= 0"),
+        ("--optimizer", "lion", "sgd or momentum or rmsprop or adam or adamw"),
     ],
     "dqn": [
-        ("--exploration-start", "3", "a finite number >= 0 and <= 1"),
-        ("--exploration-share", "0", "a finite number > 0 and <= 1"),
+        ("--exploration", "3", f"{SCHEDULE} >= 0 and <= 1"),
+        ("--exploration", "1:0@0", f"{SCHEDULE} >= 0 and <= 1"),
         ("--buffer-size", "0", "a whole number >= 1"),
         ("--batch-size", "0", "a whole number >= 1"),
         ("--target-interval", "0", "a whole number >= 1"),

@@ -38,6 +38,7 @@ READERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # by type: how help ca
     "int": ("integer", whole),
     "float": ("float", float),
     "str": ("text", str),
+    "Schedule": ("schedule", str),
     "tuple[int, ...]": ("widths", lambda text: tuple(map(int, text.split(",")))),
 }
 
