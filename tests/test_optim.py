@@ -69,7 +69,7 @@ def test_fifty_steps_equal_torchs(name):
 @pytest.mark.parametrize("name", TORCHS)
 def test_a_restored_optimizer_goes_on_bit_for_bit(name):
     one, other = FlatParameters(module()), FlatParameters(module())
-    a, b = PAIRS[name][0](one), PAIRS[name][0](other)
+    a, b = optimizer_for(name, one, 1e-5), optimizer_for(name, other, 1e-5)
     for step in range(6):
         if step == 3:
             b.set_state(a.get_state())

@@ -35,6 +35,7 @@ class RolloutBatch:
     valid: Array  # (T, N) bool: False on the dead step that resets an environment
     final_at: tuple[Array, Array] | None = None  # (K,) int64 each: t and environment
     final_obs: Array | None = None  # (K, *obs): the final observation of each
+    mask: Array | None = None  # (T, N, n) bool: the actions allowed at obs[:-1]; None: all
 
     def next_values(self, v: Array, critic: Callable[[Array], Array]) -> Array:
         """The value of the state that followed each step, before any reset: (T, N).
@@ -92,9 +93,20 @@ class Rollout:
         rows.terminated[t] = step.terminated
         rows.truncated[t] = step.truncated
         rows.valid[t] = step.valid
+        if step.mask is not None:
+            self._masks(step.mask.shape[-1])[t] = step.mask
+        elif rows.mask is not None:
+            rows.mask[t] = True
         if step.final_obs is not None:
             self._finals.append((t, step.final_obs.index, step.final_obs.obs))
         self.t = t + 1
+
+    def _masks(self, n: int) -> NDArray[np.bool_]:
+        """The rows (T, N, n) of the masks, which few environments have: room is made on sight."""
+        if self.storage.mask is None:
+            self.storage.mask = np.ones((self.n_steps, self.n_envs, n), dtype=np.bool_)
+        masks: NDArray[np.bool_] = self.storage.mask
+        return masks
 
     def batches(self) -> Iterator[RolloutBatch]:
         if self.t == self.n_steps:
@@ -124,13 +136,15 @@ class Rollout:
             str(k): {"t": t, "index": index, "obs": obs}
             for k, (t, index, obs) in enumerate(self._finals)
         }
-        return {"t": self.t, "rows": rows, "finals": finals}
+        return {"t": self.t, "rows": rows, "finals": finals, "mask": self.storage.mask}
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.t = state["t"]
         for name, rows in state["rows"].items():
             getattr(self.storage, name)[:] = rows
         self._finals = [(f["t"], f["index"], f["obs"]) for f in state["finals"].values()]
+        if state["mask"] is not None:
+            self._masks(state["mask"].shape[-1])[:] = state["mask"]
 
 
 def space_array(space: spaces.Space[Any], leading: tuple[int, ...]) -> NDArray[Any]:

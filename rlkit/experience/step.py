@@ -15,6 +15,7 @@ class FinalObs:
 
     index: NDArray[np.intp]  # (K,) which environments
     obs: NDArray[Any]  # (K, *obs)
+    mask: NDArray[np.bool_] | None = None  # (K, n): the actions allowed there; None: all
 
 
 @dataclass(slots=True)
@@ -26,6 +27,11 @@ class Step:
     from such a row. Under NEXT_STEP the final observation of an episode *is* `next_obs` of its last
     step. Under SAME_STEP no row is dead, `next_obs[i]` already belongs to the next episode where
     one ended, and its last observation is in `final_obs`.
+
+    `mask` and `next_mask` say which actions are allowed at `obs` and at `next_obs`, one bool for
+    each of n: the n actions of a Discrete space, or the choices of a MultiDiscrete one after
+    another. They are None as long as the environments have given no masks. All is allowed on the
+    dead step, and at the end of an episode whose environment allows nothing there.
     """
 
     obs: NDArray[Any]  # (N, *obs): what the action was chosen from
@@ -36,3 +42,5 @@ class Step:
     valid: NDArray[np.bool_]  # (N,)
     next_obs: NDArray[Any]  # (N, *obs): what the next action is chosen from
     final_obs: FinalObs | None = None
+    mask: NDArray[np.bool_] | None = None  # (N, n)
+    next_mask: NDArray[np.bool_] | None = None  # (N, n)

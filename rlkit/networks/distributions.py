@@ -277,10 +277,12 @@ def _inside(a: Array) -> Array:
     return a.clip(-limit, limit)
 
 
-Policy: TypeAlias = Categorical | MultiCategorical | Bernoulli | DiagonalGaussian | SquashedGaussian
+Distribution: TypeAlias = (
+    Categorical | MultiCategorical | Bernoulli | DiagonalGaussian | SquashedGaussian
+)
 
 
-def policy_for(space: spaces.Space[Any], squash: bool = False) -> Policy:
+def policy_for(space: spaces.Space[Any], squash: bool = False) -> Distribution:
     """The distribution of an action space; raises UsageError where there is none.
 
     Args:
