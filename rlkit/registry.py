@@ -41,7 +41,16 @@ class EnvEntry:
 
 
 AGENTS: dict[str, AgentEntry] = {
-    "a2c": AgentEntry("rlkit.agents.a2c:A2C", "advantage actor-critic", ("Discrete", "Box")),
+    "a2c": AgentEntry(
+        "rlkit.agents.a2c:A2C",
+        "advantage actor-critic",
+        ("Discrete", "MultiDiscrete", "MultiBinary", "Box"),
+    ),
+    "ppo": AgentEntry(
+        "rlkit.agents.ppo:PPO",
+        "proximal policy optimisation",
+        ("Discrete", "Box"),
+    ),
     "dqn": AgentEntry("rlkit.agents.dqn:DQN", "deep Q-network: double, n-step", ("Discrete",)),
 }
 

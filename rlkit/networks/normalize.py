@@ -1,0 +1,124 @@
+"""Running moments of what an agent sees, and its observations and rewards on that scale.
+
+The statistics follow the batches that an agent learns from, once per batch, so that a whole rollout
+is acted on and learned from on one scale. They are buffers: saved with the weights, and frozen
+wherever nothing is learned, as in evaluation.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from rlkit.arrays import Array, as_float, as_tensor, like
+
+# As Gymnasium's wrappers have them (gymnasium.wrappers.utils.RunningMeanStd).
+FIRST_COUNT = 1e-4
+EPSILON = 1e-8
+
+
+class Moments(nn.Module):
+    """Mean and variance of all rows so far: Chan, Golub & LeVeque 1979, the parallel algorithm."""
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
+        self.register_buffer("count", torch.tensor(FIRST_COUNT, dtype=torch.float64))
+
+    def include(self, rows: Tensor) -> None:
+        """Count in `rows`, (K, *shape)."""
+        if rows.shape[0] == 0:
+            return
+        rows = rows.double()
+        var, mean = torch.var_mean(rows, 0, correction=0)
+        share = rows.shape[0] / (self.count + rows.shape[0])
+        delta = mean - self.mean
+        self.var.copy_((1 - share) * self.var + share * (var + (1 - share) * delta * delta))
+        self.mean.add_(share * delta)
+        self.count.add_(rows.shape[0])
+
+
+class ObsNormalizer(nn.Module):
+    """(obs − mean) / √(var + ε) elementwise, with the moments of the observations so far."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.moments = Moments(shape)
+        # The moments in the form in which acting uses them at every step.
+        self.register_buffer("shift", torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(shape))
+
+    def forward(self, obs: Array) -> Array:
+        """(..., *shape) → (..., *shape) float32, of the kind of `obs`."""
+        return (obs - like(obs, self.shift)) * like(obs, self.scale)
+
+    def include(self, obs: Array) -> None:
+        """Count in the observations (..., *shape)."""
+        rows = as_tensor(obs, self.shift.device).reshape(-1, *self.shift.shape)
+        self.moments.include(rows)
+        self.shift.copy_(self.moments.mean)
+        self.scale.copy_((self.moments.var + EPSILON).rsqrt())
+
+
+class Unchanged(nn.Module):
+    """Observations as they are."""
+
+    def forward(self, obs: Array) -> Array:
+        return obs
+
+    def include(self, obs: Array) -> None:
+        pass
+
+
+def obs_normalizer(space: spaces.Space[Any], wanted: bool) -> ObsNormalizer | Unchanged:
+    """What normalises observations of the space: only real vectors have a scale to take off."""
+    if wanted and isinstance(space, spaces.Box) and space.dtype.kind == "f":
+        return ObsNormalizer(space.shape)
+    return Unchanged()
+
+
+class RewardScaler:
+    """Rewards divided by the deviation of the discounted return so far.
+
+    The return of environment i after step t is G_t = r_t + γ·G_{t−1}, afresh after either end of an
+    episode. What its mean is doesn't matter: rewards keep their sign (gymnasium.wrappers.vector.
+    NormalizeReward).
+    """
+
+    def __init__(self, n_envs: int, gamma: float, device: torch.device) -> None:
+        self.gamma = gamma
+        self.moments = Moments(()).to(device)
+        self.G = torch.zeros(n_envs, dtype=torch.float64, device=device)
+
+    def __call__(self, reward: Array, ended: Array, valid: Array) -> Array:
+        """Count in a rollout's rewards (T, N), and give them on the scale that is then known."""
+        device = self.G.device
+        r, live, going_on = (
+            as_tensor(x, device).double() for x in (reward, as_float(valid), 1 - as_float(ended))
+        )
+        returns = torch.empty_like(r)
+        for t in range(len(r)):
+            self.G = r[t] + self.gamma * self.G
+            returns[t] = self.G
+            self.G = self.G * going_on[t]
+        self.moments.include(returns[live.bool()])
+        return reward / math.sqrt(float(self.moments.var) + EPSILON)
+
+    def get_state(self) -> dict[str, Any]:
+        return {"moments": dict(self.moments.state_dict()), "G": self.G}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.moments.load_state_dict(state["moments"])
+        self.G = state["G"].to(self.G.device)
