@@ -17,8 +17,9 @@ from rlkit.agent import Agent, Carry, Metric, Setting
 from rlkit.arrays import Array, as_float
 from rlkit.experience.noise import Noise
 from rlkit.experience.rollout import Rollout, RolloutBatch
-from rlkit.networks.distributions import policy_for
-from rlkit.networks.heads import Network
+from rlkit.networks.distributions import masked, policy_for
+from rlkit.networks.network import Network
+from rlkit.networks.normalize import RewardScaler, obs_normalizer
 from rlkit.optim import FlatParameters, optimizer_for
 from rlkit.recipe import Recipe, Result, Tuned, option
 from rlkit.returns import discounts, gae, traces
@@ -43,6 +44,9 @@ class A2CRecipe(Recipe):
     entropy_cost: Schedule = option("0", "weight β of the entropy bonus", low=0)
     max_grad_norm: float = option(0.5, "the gradient's norm is clipped to this", above=0)
     normalize_advantage: bool = option(False, "scale advantages to mean 0 and deviation 1")
+    squash: bool = option(False, "tanh of a Gaussian, for Box actions with bounds")
+    normalize_obs: bool = option(False, "scale observations by their running moments")
+    normalize_reward: bool = option(False, "scale rewards by the deviation of the running return")
     hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers", low=1)
     activation: str = option(
         "tanh", "activation", choices=("elu", "gelu", "mish", "relu", "silu", "tanh")
@@ -67,34 +71,47 @@ class A2C(Agent):
     def __init__(self, setting: Setting, recipe: A2CRecipe) -> None:
         super().__init__(setting)
         self.recipe = recipe
-        self.policy = policy_for(setting.action_space)
+        self.policy = policy_for(setting.action_space, recipe.squash)
         nets = partial(Network, setting.obs_space, recipe.hidden, recipe.activation)
         # A small head starts the policy near uniform (Andrychowicz et al. 2021, §3.2).
         self.actor = nets(self.policy.outputs, head_gain=0.01)
         self.critic = nets(1, head_gain=1.0)
+        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs)
         self.to(setting.device)
         self.flat = FlatParameters(self)
         self.optimizer = optimizer_for(recipe.optimizer, self.flat, recipe.optimizer_eps)
+        self.reward_scaler = RewardScaler(setting.n_envs, recipe.gamma, setting.device)
         self.memory = Rollout(
             recipe.n_steps, setting.n_envs, setting.obs_space, setting.action_space, setting.device
         )
         self.noise = Noise(self.policy.draw_noise, setting.n_envs, self.generator)
-        self.parts = {"memory": self.memory, "optimizer": self.optimizer, "noise": self.noise}
+        self.parts = {
+            "memory": self.memory,
+            "optimizer": self.optimizer,
+            "noise": self.noise,
+            "reward_scaler": self.reward_scaler,
+        }
 
-    def act(self, obs: Array, carry: Carry, explore: bool = True) -> tuple[Array, Carry]:
-        head = self.actor.infer(obs)  # (N, outputs)
+    def act(
+        self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
+    ) -> tuple[Array, Carry]:
+        head = masked(self.actor.infer(self.normalizer.forward(obs)), mask)  # (N, outputs)
         if explore:
             return self.policy.sample(head, self.noise.next(head)), carry
         return self.policy.mode(head), carry
 
     def update(self, batch: RolloutBatch) -> dict[str, Metric]:
         recipe = self.recipe
-        v, pull_critic = self.critic.vjp(batch.obs)  # (T + 1, N, 1)
+        normalize = self.normalizer.forward
+        obs, reward = normalize(batch.obs), batch.reward  # (T + 1, N, *obs), (T, N)
+        if recipe.normalize_reward:
+            reward = self.reward_scaler(reward, batch.terminated | batch.truncated, batch.valid)
+        v, pull_critic = self.critic.vjp(obs)  # (T + 1, N, 1)
         v = v[..., 0]
-        v_next = batch.next_values(v, lambda obs: self.critic.infer(obs)[..., 0])
+        v_next = batch.next_values(v, lambda o: self.critic.infer(normalize(o))[..., 0])
         discount = discounts(recipe.gamma, batch.terminated)
         trace = traces(recipe.gae_lambda, batch.terminated, batch.truncated)
-        A = gae(batch.reward, v[:-1], v_next, discount, trace)  # (T, N)
+        A = gae(reward, v[:-1], v_next, discount, trace)  # (T, N)
         td = -A  # V(s_t) − G_t, for the critic's target G_t = A_t + V(s_t)
 
         weight = as_float(batch.valid)
@@ -103,8 +120,9 @@ class A2C(Agent):
             centred = A - (weight * A).sum()
             A = centred / ((weight * centred * centred).sum() ** 0.5 + 1e-8)
 
-        head, pull_actor = self.actor.vjp(batch.obs[:-1])  # (T, N, outputs)
-        log_pi, H, pull_policy = self.policy.vjp(head, batch.action)  # (T, N) each
+        head, pull_actor = self.actor.vjp(obs[:-1])  # (T, N, outputs)
+        # (T, N) each; no gradient leads back to the logits of actions that were not allowed
+        log_pi, H, pull_policy = self.policy.vjp(masked(head, batch.mask), batch.action)
 
         # L = E[−log π(a_t|s_t)·A_t − β·H(π(·|s_t))] + c·E[(V(s_t) − G_t)²]
         self.flat.grad.zero_()
@@ -119,6 +137,7 @@ class A2C(Agent):
         grad_norm = self.flat.clip_grad(recipe.max_grad_norm)
         lr = recipe.learning_rate(self.clock.progress)
         self.optimizer.step(lr)
+        self.normalizer.include(batch.obs[:-1][batch.valid])
         return {
             "policy_loss": -(weight * log_pi * A).sum(),
             "value_loss": (weight * td * td).sum(),

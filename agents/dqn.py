@@ -1,30 +1,37 @@
-"""Deep Q-network, DQN (Mnih et al. 2015), with double Q-learning and n-step returns.
+"""Deep Q-network, DQN (Mnih et al. 2015), and what has been added to it since.
 
-Q(s, a; θ) is fitted to targets from a copy θ⁻ of itself that is held still for a while:
+Q(s, a; θ) is fitted to targets from a copy θ⁻ of itself that follows more slowly:
 
     y = Σ_{k<n} γ^k·r_k + γ^n·Q(s_n, argmax_a Q(s_n, a; θ); θ⁻)
 
 (van Hasselt et al. 2016 for the argmax by θ; with `double` off it is by θ⁻, as in 2015), by
-gradient descent on the Huber loss of y − Q(s, a; θ), over minibatches from a replay memory.
+gradient descent on the Huber loss of y − Q(s, a; θ), over minibatches from a replay memory. The
+recipe switches on dueling streams, noisy layers, prioritised replay, and distributions of the
+return in place of their means, C51 or quantiles: see rlkit/networks/{heads,noisy,values}.py and
+rlkit/experience/. All of them together are Rainbow (agents/rainbow.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from rlkit.agent import Agent, Carry, Metric, Setting
-from rlkit.arrays import Array, namespace
+from rlkit.arrays import Array, as_tensor, like
 from rlkit.errors import RunError
-from rlkit.experience.noise import Noise
 from rlkit.experience.replay import Replay, ReplayBatch, Sampling
-from rlkit.losses import double_q_target, q_target
-from rlkit.networks.heads import Network
-from rlkit.optim import Adam, FlatParameters
+from rlkit.exploration import EpsilonGreedy
+from rlkit.losses import greedy
+from rlkit.networks.heads import Head
+from rlkit.networks.network import Network
+from rlkit.networks.normalize import obs_normalizer
+from rlkit.networks.target import TargetParameters
+from rlkit.networks.values import put, take, values_for
+from rlkit.optim import FlatParameters, optimizer_for
 from rlkit.recipe import Recipe, Result, Tuned, option
 from rlkit.schedule import Schedule
 
@@ -42,15 +49,41 @@ class DQNRecipe(Recipe):
     learning_starts: int = option(1_000, "steps before the first update", low=0)
     train_every: int = option(64, "steps between two bursts of updates", low=1)
     gradient_steps: int = option(16, "updates in a burst", low=1)
-    target_interval: int = option(256, "updates between two copies into the target net", low=1)
+    target_interval: int = option(256, "updates between two moves of the target net", low=1)
+    target_rate: float = option(
+        1.0, "how far the target net moves: 1: a copy, less: soft updates", above=0, high=1
+    )
     n_step: int = option(3, "steps n of the return", low=1)
     double: bool = option(True, "double Q-learning")
+    dueling: bool = option(False, "separate streams for the state's value and the advantages")
+    noisy: bool = option(False, "noisy layers in the head, which explore; then ε may be 0")
+    values: str = option(
+        "mean",
+        "what is learnt of the return: its mean, a categorical distribution or its quantiles",
+        choices=("mean", "c51", "quantiles"),
+    )
+    atoms: int = option(51, "atoms of c51, or number of quantiles", low=2)
+    v_min: float = option(-10.0, "least return on c51's support", low=-1e9, high=1e9)
+    v_max: float = option(10.0, "greatest return on c51's support", low=-1e9, high=1e9)
+    priority_exponent: float = option(
+        0.0, "exponent α of prioritised replay; 0: uniform", low=0, high=1
+    )
+    importance_exponent: Schedule = option(
+        "0.4:1", "exponent β of prioritised replay's importance weights", low=0, high=1
+    )
     exploration: Schedule = option(
         "1:0.04@0.16", "ε of the ε-greedy policy, falling over a share of the run", low=0, high=1
     )
-    adam_eps: float = option(1e-8, "added to Adam's denominator", above=0)
+    optimizer: str = option(
+        "adam", "optimiser", choices=("sgd", "momentum", "rmsprop", "adam", "adamw")
+    )
+    optimizer_eps: float = option(1e-8, "added to the optimiser's denominator", above=0)
     max_grad_norm: float = option(10.0, "the gradient's norm is clipped to this", above=0)
+    normalize_obs: bool = option(False, "scale observations by their running moments")
     hidden: tuple[int, ...] = option((120, 84), "widths of the hidden layers", low=1)
+    head_hidden: tuple[int, ...] = option(
+        (), "widths of the head's own hidden layers, in each of its streams", low=1
+    )
     activation: str = option(
         "relu", "activation", choices=("elu", "gelu", "mish", "relu", "silu", "tanh")
     )
@@ -83,23 +116,35 @@ class DQN(Agent):
     name = "dqn"
     recipe_type = DQNRecipe
     recipes = RECIPES
+    memory: Replay
 
     def __init__(self, setting: Setting, recipe: DQNRecipe) -> None:
         super().__init__(setting)
         assert isinstance(setting.action_space, spaces.Discrete)
         self.recipe = recipe
-        self.n_actions = int(setting.action_space.n)
+        n_actions = int(setting.action_space.n)
+        self.values = values_for(
+            recipe.values, recipe.atoms, recipe.v_min, recipe.v_max, setting.device
+        )
 
         def network() -> Network:
             return Network(
-                setting.obs_space, recipe.hidden, recipe.activation, self.n_actions, head_gain=1.0
+                setting.obs_space,
+                recipe.hidden,
+                recipe.activation,
+                n_actions,
+                head_gain=1.0,
+                atoms=self.values.atoms,
+                head=Head(recipe.dueling, recipe.noisy, recipe.head_hidden),
             ).to(setting.device)
 
         self.online, self.target = network(), network()
-        self.target.load_state_dict(self.online.state_dict())
+        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs).to(setting.device)
         self.flat = FlatParameters(self.online)
-        self.flat_target = FlatParameters(self.target)
-        self.optimizer = Adam(self.flat, recipe.adam_eps)
+        self.follower = TargetParameters(
+            self.flat, FlatParameters(self.target), recipe.target_interval, recipe.target_rate
+        )
+        self.optimizer = optimizer_for(recipe.optimizer, self.flat, recipe.optimizer_eps)
         self.memory = Replay(
             recipe.buffer_size,
             setting.n_envs,
@@ -112,78 +157,85 @@ class DQN(Agent):
                 batch_size=recipe.batch_size,
                 n_step=recipe.n_step,
                 gamma=recipe.gamma,
+                priority_exponent=recipe.priority_exponent,
             ),
             setting.device,
             self.generator,
         )
-        self.noise = Noise(self._draw_noise, setting.n_envs, self.generator)
-        self.parts = {"memory": self.memory, "optimizer": self.optimizer, "noise": self.noise}
-
-    def _draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Uniform in [0, 1), (*shape, 2): whether to explore, and with which action."""
-        return torch.rand((*shape, 2), generator=generator)
+        self.explore = EpsilonGreedy(n_actions, setting.n_envs, self.generator)
+        self.parts = {
+            "memory": self.memory,
+            "optimizer": self.optimizer,
+            "follower": self.follower,
+            "explore": self.explore,
+        }
 
     @property
     def epsilon(self) -> float:
         return self.recipe.exploration(self.clock.progress)
 
-    def act(self, obs: Array, carry: Carry, explore: bool = True) -> tuple[Array, Carry]:
-        action = self.online.infer(obs).argmax(-1)  # (N,)
+    def act(
+        self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
+    ) -> tuple[Array, Carry]:
         if explore:
-            u = self.noise.next(action)  # (N, 2)
-            explores = u[:, 0] < self.epsilon
-            xp = namespace(action)
-            random_action = xp.asarray(u[:, 1] * self.n_actions, dtype=xp.int64)
-            action = xp.where(explores, random_action, action)
-        return action, carry
+            self.online.resample(self.generator)
+        out = self.online.infer(self.normalizer.forward(obs), noise=explore)
+        q = like(obs, self.values.expected(as_tensor(out, self.setting.device)))  # (N, A)
+        return (self.explore(q, self.epsilon, mask) if explore else greedy(q, mask)), carry
 
     @torch.no_grad()
     def update(self, batch: ReplayBatch) -> dict[str, Metric]:
-        recipe = self.recipe
+        recipe, values = self.recipe, self.values
         if not torch.isfinite(batch.reward).all():  # clipping the error would hide it
             raise RunError(
                 "a return over n steps overflowed; the weights are as they were before this "
                 "update; scale the rewards down"
             )
         lr = recipe.learning_rate(self.clock.progress)
-        for obs, action, r, discount, next_obs, q_next in self._minibatches(batch):
-            q_all, pull = self.online.vjp(obs)  # (B, A)
-            if recipe.double:
-                y = double_q_target(r, discount, q_next, self.online(next_obs))  # (B,)
-            else:
-                y = q_target(r, discount, q_next)
-            taken = action.unsqueeze(-1)  # (B, 1)
-            q = q_all.gather(-1, taken).squeeze(-1)
-            # L = mean of Huber(q − y): ∂L/∂q is the error clipped to [−1, 1]
-            # (Mnih et al. 2015, "Training algorithm"), and 0 for the actions not taken.
-            td = q - y
-            g_q = td.clamp(-1, 1).div_(recipe.batch_size).unsqueeze(-1)
+        self.memory.beta = recipe.importance_exponent(self.clock.progress)
+        for mini, out_next in self._minibatches(batch):
+            self.online.resample(self.generator)
+            out, pull = self.online.vjp(mini.obs)  # (B, A), or (B, A, K) with distributions
+            select = self.online(mini.next_obs) if recipe.double else out_next
+            a_star = greedy(values.expected(select), mini.next_mask)  # (B,)
+            y = values.target(mini.reward, mini.discount, take(out_next, a_star))
+            taken = take(out, mini.action)  # (B,) or (B, K), as y is
+            # L = E[w·loss(Q(s, a), y)]: ∂L/∂Q, and 0 for the actions not taken
+            loss, g = values.loss(taken, y)
+            if mini.weight is not None:
+                g = g * mini.weight.view(-1, *[1] * (g.ndim - 1))
             self.flat.grad.zero_()
-            pull(torch.zeros_like(q_all).scatter_(-1, taken, g_q))
+            pull(put(g / recipe.batch_size, mini.action, out))
             self.flat.clip_grad(recipe.max_grad_norm)
             self.optimizer.step(lr)
-        return {
-            "td_error": td.abs().mean(),
-            "q_mean": q.mean(),
+            self.follower.follow()
+            if mini.weight is not None and mini.cell is not None:
+                self.memory.update_priorities(mini.cell, values.surprise(taken, y, loss))
+        self.normalizer.include(batch.obs)
+        return {  # of the burst's last minibatch
+            "loss": loss.mean(),
+            "q_mean": values.expected(out).mean(),
             "learning_rate": lr,
             "exploration_rate": self.epsilon,
         }
 
-    def _minibatches(self, batch: ReplayBatch) -> Iterator[tuple[Tensor, ...]]:
-        """Obs, action, reward, discount, next obs and Q(s_n, ·; θ⁻) of each minibatch.
+    def _minibatches(self, batch: ReplayBatch) -> Iterator[tuple[ReplayBatch, Tensor]]:
+        """Each minibatch, its observations normalised, and Q(s_n, ·; θ⁻).
 
-        The target net stands still between two copies, so one forward serves several minibatches;
-        after every `target_interval` updates it becomes a copy of the online net.
+        The target net stands still between two moves, so one forward serves several minibatches;
+        its noise, where it has any, is then theirs together.
         """
-        interval, end = self.recipe.target_interval, batch.obs.shape[0]
+        batch = replace(
+            batch,
+            obs=self.normalizer.forward(batch.obs),
+            next_obs=self.normalizer.forward(batch.next_obs),
+        )
         at_once = max(1, CACHED_ROWS // self.recipe.batch_size)
-        columns = (batch.obs, batch.action, batch.reward, batch.discount, batch.next_obs)
-        start = 0
+        start, end = 0, len(batch.obs)
         while start < end:
-            until_copy = interval - self.optimizer.t % interval
-            stop = min(end, start + until_copy, start + at_once)
-            q_next = self.target(batch.next_obs[start:stop])  # (stop − start, B, A)
-            yield from zip(*(c[start:stop].unbind() for c in columns), q_next.unbind(), strict=True)
-            if self.optimizer.t % interval == 0:
-                self.flat_target.values.copy_(self.flat.values)
+            stop = min(end, start + self.follower.stands_for, start + at_once)
+            self.target.resample(self.generator)
+            out_next = self.target(batch.next_obs[start:stop])  # (stop − start, B, A[, K])
+            for g in range(start, stop):
+                yield batch.minibatch(g), out_next[g - start]
             start = stop

@@ -11,19 +11,16 @@ generalised advantage estimates (Schulman et al. 2016).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import NamedTuple
 
-import torch
-
 from rlkit.agent import Agent, Carry, Metric, Setting
-from rlkit.arrays import Array, as_float, like, namespace
+from rlkit.arrays import Array, as_float, namespace
+from rlkit.experience.minibatches import minibatches
 from rlkit.experience.noise import Noise
 from rlkit.experience.rollout import Rollout, RolloutBatch
-from rlkit.networks.distributions import policy_for
+from rlkit.networks.distributions import masked, policy_for
 from rlkit.networks.network import Network
 from rlkit.networks.normalize import RewardScaler, obs_normalizer
 from rlkit.optim import FlatParameters, optimizer_for
@@ -61,6 +58,7 @@ class PPORecipe(Recipe):
     normalize_advantage: bool = option(
         True, "scale a minibatch's advantages to mean 0 and deviation 1"
     )
+    squash: bool = option(False, "tanh of a Gaussian, for Box actions with bounds")
     normalize_obs: bool = option(False, "scale observations by their running moments")
     normalize_reward: bool = option(False, "scale rewards by the deviation of the running return")
     hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers", low=1)
@@ -77,6 +75,7 @@ class Steps(NamedTuple):
 
     obs: Array  # (K, *obs), normalised
     action: Array  # (K, *action)
+    mask: Array | None  # (K, outputs) bool: the actions that were allowed; None: all
     log_pi_old: Array  # (K,): log π(a_t|s_t; θ_old)
     A: Array  # (K,)
     G: Array  # (K,): A_t + V(s_t; θ_old)
@@ -93,7 +92,7 @@ class PPO(Agent):
     def __init__(self, setting: Setting, recipe: PPORecipe) -> None:
         super().__init__(setting)
         self.recipe = recipe
-        self.policy = policy_for(setting.action_space)
+        self.policy = policy_for(setting.action_space, recipe.squash)
         nets = partial(Network, setting.obs_space, recipe.hidden, recipe.activation)
         # A small head starts the policy near uniform (Andrychowicz et al. 2021, §3.2).
         self.actor = nets(self.policy.outputs, head_gain=0.01)
@@ -114,8 +113,10 @@ class PPO(Agent):
             "reward_scaler": self.reward_scaler,
         }
 
-    def act(self, obs: Array, carry: Carry, explore: bool = True) -> tuple[Array, Carry]:
-        head = self.actor.infer(self.normalizer(obs))  # (N, outputs)
+    def act(
+        self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
+    ) -> tuple[Array, Carry]:
+        head = masked(self.actor.infer(self.normalizer.forward(obs)), mask)  # (N, outputs)
         if explore:
             return self.policy.sample(head, self.noise.next(head)), carry
         return self.policy.mode(head), carry
@@ -125,37 +126,43 @@ class PPO(Agent):
         lr, clip = recipe.learning_rate(progress), recipe.clip(progress)
         beta = recipe.entropy_cost(progress)
         rollout = self._valid_steps(batch)
+        if len(rollout.A) == 0:  # dead steps alone
+            return {}
         xp = namespace(rollout.A)
-        for obs, action, log_pi_old, A, G, v_old in self._minibatches(rollout):
+        parts = minibatches(rollout, recipe.minibatch_size, recipe.epochs, self.generator)
+        for k, (obs, action, mask, log_pi_old, A, G, v_old) in enumerate(parts):
             B = len(A)
             if recipe.normalize_advantage:
                 centred = A - A.mean()
                 A = centred / ((centred * centred).mean() ** 0.5 + 1e-8)
             head, pull_actor = self.actor.vjp(obs)  # (B, outputs)
-            log_pi, H, pull_policy = self.policy.vjp(head, action)  # (B,) each
+            log_pi, H, pull_policy = self.policy.vjp(masked(head, mask), action)  # (B,) each
             log_ratio = log_pi - log_pi_old
             ratio = xp.exp(log_ratio)
             kl = (ratio - 1 - log_ratio).mean()  # an estimate of KL(θ_old, θ): Schulman 2020
-            if 0 < recipe.target_kl < kl:
-                break
             v, pull_critic = self.critic.vjp(obs)
-            error = v[:, 0] - G  # (B,)
+            v = v[:, 0]
+            error = v - G  # (B,)
+            unclipped = ratio * A <= xp.clip(ratio, 1 - clip, 1 + clip) * A
+            if k > 0 and 0 < recipe.target_kl < kl:
+                break
 
             # L = −E[min(ρ·A, clip(ρ, 1 − ε, 1 + ε)·A) + β·H] + c·E[(V − G)²]
             self.flat.grad.zero_()
             # ∂L/∂log π = −ρ·A where ρ·A is the lesser, and 0 where the clip is;  ∂L/∂H = −β
-            unclipped = ratio * A <= xp.clip(ratio, 1 - clip, 1 + clip) * A
             pull_actor(pull_policy(-ratio * A * unclipped / B, xp.full_like(A, -beta / B)))
             # ∂L/∂V = 2c·(V − G)
             g_v = 2 * recipe.value_cost / B * error
             if recipe.value_clip:  # then L takes the greater of (V − G)² and (V_clipped − G)²
-                v_clipped = v_old + xp.clip(v[:, 0] - v_old, -recipe.value_clip, recipe.value_clip)
-                g_v = g_v * (error * error >= (v_clipped - G) ** 2)
+                change = v - v_old
+                v_clipped = v_old + xp.clip(change, -recipe.value_clip, recipe.value_clip)
+                nearer = error * error < (v_clipped - G) ** 2
+                g_v = g_v * ~(nearer & (abs(change) > recipe.value_clip))
             pull_critic(g_v[:, None])
 
             grad_norm = self.flat.clip_grad(recipe.max_grad_norm)
             self.optimizer.step(lr)
-        self.normalizer.include(batch.obs[:-1])
+        self.normalizer.include(batch.obs[:-1][batch.valid])
         return {  # of the rollout's last minibatch
             "policy_loss": -xp.minimum(ratio * A, xp.clip(ratio, 1 - clip, 1 + clip) * A).mean(),
             "value_loss": (error * error).mean(),
@@ -169,26 +176,18 @@ class PPO(Agent):
     def _valid_steps(self, batch: RolloutBatch) -> Steps:
         """What the epochs learn from: every step of the rollout but the dead ones, flattened."""
         recipe = self.recipe
-        obs = self.normalizer(batch.obs)  # (T + 1, N, *obs)
+        obs = self.normalizer.forward(batch.obs)  # (T + 1, N, *obs)
         reward = batch.reward  # (T, N)
         if recipe.normalize_reward:
             reward = self.reward_scaler(reward, batch.terminated | batch.truncated, batch.valid)
         v = self.critic.infer(obs)[..., 0]  # (T + 1, N)
-        v_next = batch.next_values(v, lambda o: self.critic.infer(self.normalizer(o))[..., 0])
+        v_next = batch.next_values(
+            v, lambda o: self.critic.infer(self.normalizer.forward(o))[..., 0]
+        )
         discount = discounts(recipe.gamma, batch.terminated)
         trace = traces(recipe.gae_lambda, batch.terminated, batch.truncated)
         A = gae(reward, v[:-1], v_next, discount, trace)  # (T, N)
-        log_pi, _, _ = self.policy.vjp(self.actor.infer(obs[:-1]), batch.action)
-        columns = (obs[:-1], batch.action, log_pi, A, A + v[:-1], v[:-1])
-        return Steps(*(column[batch.valid] for column in columns))
-
-    def _minibatches(self, steps: Steps) -> Iterator[tuple[Array, ...]]:
-        """The steps of a rollout in a new order for each epoch, in parts of about equal size."""
-        count = len(steps.A)
-        parts = max(1, round(count / self.recipe.minibatch_size))
-        ends = [round(count * part / parts) for part in range(parts + 1)]
-        for _ in range(self.recipe.epochs):
-            order = like(steps.A, torch.randperm(count, generator=self.generator))
-            shuffled = [column[order] for column in steps]
-            for start, end in pairwise(ends):
-                yield tuple(column[start:end] for column in shuffled)
+        head = masked(self.actor.infer(obs[:-1]), batch.mask)
+        log_pi, _, _ = self.policy.vjp(head, batch.action)
+        columns = (obs[:-1], batch.action, batch.mask, log_pi, A, A + v[:-1], v[:-1])
+        return Steps(*(None if column is None else column[batch.valid] for column in columns))

@@ -19,6 +19,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rlkit.envs.foreign import describe
+from rlkit.envs.masks import KEY, METHOD, as_mask, choices, expected
 from rlkit.envs.names import Facts, facts_of
 from rlkit.errors import EnvError, RlkitWarning, UsageError
 
@@ -45,8 +46,9 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
     """Environment number `index` of a vector environment.
 
     Observations leave as fresh arrays of the declared shape and dtype; a list or another dtype is
-    cast, which environment 0 says once for all of them. Whatever breaks Gymnasium's API, and
-    whatever the environment raises, becomes an EnvError that names the environment.
+    cast, which environment 0 says once for all of them. An action mask, whichever way the
+    environment gives it, leaves in info, as bools. Whatever breaks Gymnasium's API, and whatever
+    the environment raises, becomes an EnvError that names the environment.
     """
 
     def __init__(self, env: gym.Env[Any, Any], index: int) -> None:
@@ -67,6 +69,8 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self._cast_said = index != 0
         self._shape = self.observation_space.shape
         self._dtype = self.observation_space.dtype
+        self._choices = choices(self.action_space)
+        self._masks = env.get_wrapper_attr(METHOD) if env.has_wrapper_attr(METHOD) else None
 
     def facts(self) -> Facts:
         """What is known of the environment, in a form that crosses processes."""
@@ -88,7 +92,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         obs, info = result
         if not isinstance(info, dict):
             self._refuse(f"reset returned {brief(info)} for info; return a dict, {{}} at least")
-        return self._observation(obs), info
+        return self._observation(obs), self._with_mask(info)
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         self._steps += 1
@@ -109,7 +113,26 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
             truncated = self._flag("truncated", truncated)
         if not isinstance(info, dict):
             self._refuse(f"step returned {brief(info)} for info; return a dict, {{}} at least")
-        return self._observation(obs), reward, terminated, truncated, info
+        return self._observation(obs), reward, terminated, truncated, self._with_mask(info)
+
+    def _with_mask(self, info: dict[str, Any]) -> dict[str, Any]:
+        """`info` with the action mask as bools; as it is where there is none."""
+        if KEY in info:
+            mask = info[KEY]
+        elif self._masks is not None:
+            try:
+                mask = self._masks()
+            except Exception as error:
+                self._refuse(f"raised {describe(error)} in {METHOD}()", error)
+        else:
+            return info
+        if self._choices is not None:  # another space has no masks, which the port says
+            try:
+                mask = as_mask(mask, (int(self._choices.sum()),))
+            except TypeError as error:
+                needed = expected(self.action_space, self._choices)
+                self._refuse(f"gave an action mask {error}; {needed}")
+        return {**info, KEY: mask}
 
     def _observation(self, obs: Any) -> Any:
         if type(obs) is np.ndarray and obs.dtype == self._dtype and obs.shape == self._shape:

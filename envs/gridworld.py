@@ -28,7 +28,7 @@ from rlkit.envs.gridmap import GridMap, load_map, random_map
 from rlkit.errors import UsageError
 from rlkit.mdp.draw_grid import GridLayout
 from rlkit.mdp.model import MDP
-from rlkit.system import available_memory
+from rlkit.system import require_memory
 
 UP, RIGHT, DOWN, LEFT = range(4)
 _MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # (row, col) of each action
@@ -244,14 +244,11 @@ def _grid(
 
 
 def _check_memory(cells: int, what: str) -> None:
-    free, need = available_memory(), cells * BYTES_PER_CELL
-    if free is not None and need > free:
-        raise UsageError(
-            f"{what} is {cells:,} cells: its model would take about {need / 2**30:,.1f} GiB and "
-            f"{free / 2**30:.1f} GiB are free; "
-            f"allowed: up to about {math.isqrt(free // BYTES_PER_CELL):,} x "
-            f"{math.isqrt(free // BYTES_PER_CELL):,}"
-        )
+    def fits(free: int) -> str:
+        side = math.isqrt(free // BYTES_PER_CELL)
+        return f"about {side:,} x {side:,}"
+
+    require_memory(cells * BYTES_PER_CELL, f"{what} is {cells:,} cells", "its model", fits)
 
 
 def _successors(index: NDArray[np.int32], cells: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -15,17 +15,27 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.wrappers import TimeLimit
 
 from rlkit.envs.checks import CheckedEnv
+from rlkit.envs.classic import ClassicVectorEnv, why_not_compiled
 from rlkit.envs.foreign import describe, quiet_gymnasium
 from rlkit.envs.listing import family_of
-from rlkit.envs.names import LIMIT, Facts, ResolvedEnv, facts_of, newest, resolve, unversioned
+from rlkit.envs.names import (
+    LIMIT,
+    Facts,
+    ResolvedEnv,
+    facts_of,
+    newest,
+    resolve,
+    unversioned,
+    with_options,
+)
 from rlkit.envs.vector import Envs
 from rlkit.errors import UsageError
 from rlkit.registry import did_you_mean, unknown
 
-Vectorization: TypeAlias = Literal["auto", "native", "sync", "async"]
+Vectorization: TypeAlias = Literal["auto", "compiled", "native", "sync", "async"]
 # A native step costs much the same for one environment as for eight: few step faster one by one.
 NATIVE_FROM = 4
-VECTORIZATIONS: tuple[Vectorization, ...] = ("auto", "native", "sync", "async")
+VECTORIZATIONS: tuple[Vectorization, ...] = ("auto", "compiled", "native", "sync", "async")
 
 
 def make_env(name: str, options: Mapping[str, object] | None = None) -> gym.Env[Any, Any]:
@@ -55,9 +65,10 @@ def make_envs(
             own autoreset mode (NEXT_STEP or SAME_STEP) is kept.
         n: how many, at least 1.
         seed: of the first reset, from which each environment's own is drawn; None for a new one.
-        vectorization: "native" is the environment's own vector environment, "sync" one process,
-            "async" a process each; "auto" is native for 4 environments and more where there is one
-            that takes the options, else sync.
+        vectorization: "compiled" is rlkit's compiled form of it (`rlkit.envs.classic`), "native"
+            the environment's own vector environment, "sync" one process, "async" a process each;
+            "auto" is compiled where there is such a form that takes the options, else native for 4
+            environments and more, likewise, else sync.
         strict: an observation outside its Box is an error instead of a warning.
         options: of the environment's constructor, for a name.
 
@@ -87,21 +98,32 @@ def _vectorize(
         return env, facts_of(type(env.unwrapped).__name__ if spec is None else spec.id, spec, {})
     if isinstance(env, str):
         resolved = resolve(env)
-        native = vectorization == "native" or (vectorization == "auto" and n >= NATIVE_FROM)
-        if native and _has_native(resolved, options, vectorization):
-            venv = _make_native(resolved, n, options)
-        else:
-            venv = _make_vector(_Named(resolved, options), n, vectorization)
+        venv = _make_named(resolved, n, vectorization, options)
         return venv, facts_of(resolved.name, resolved.spec, options)
     if isinstance(env, gym.Env) or not callable(env):
         raise UsageError(
             f"the environment is a {type(env).__name__}; give its name, a gymnasium VectorEnv, or "
             f"a function without arguments that makes one environment, since {n} are made"
         )
-    if vectorization == "native":
-        raise UsageError("vectorization native needs an environment's name; use sync or async")
+    if vectorization in ("compiled", "native"):
+        raise UsageError(
+            f"vectorization {vectorization} needs an environment's name; use sync or async"
+        )
     venv = _make_vector(env, n, vectorization)
     return venv, venv.call("facts")[0]
+
+
+def _make_named(
+    env: ResolvedEnv, n: int, vectorization: Vectorization, options: Mapping[str, Any]
+) -> VectorEnv[Any, Any, Any]:
+    if vectorization in ("auto", "compiled") and _has_compiled(env, options, vectorization):
+        assert env.spec is not None
+        with _making(env.name, env.spec):
+            return ClassicVectorEnv(with_options(env.spec, options), n)
+    native = vectorization == "native" or (vectorization == "auto" and n >= NATIVE_FROM)
+    if native and _has_native(env, options, vectorization):
+        return _make_native(env, n, options)
+    return _make_vector(_Named(env, options), n, vectorization)
 
 
 @dataclass(frozen=True)
@@ -139,6 +161,16 @@ def _make_vector(
         raise UsageError(
             f"the {n} environments differ in their spaces: {describe(error)}"
         ) from error
+
+
+def _has_compiled(
+    env: ResolvedEnv, options: Mapping[str, Any], vectorization: Vectorization
+) -> bool:
+    """Whether the compiled vector environment is to be used; an error if it's asked for in vain."""
+    why_not = why_not_compiled(None if env.spec is None else with_options(env.spec, options))
+    if why_not is not None and vectorization == "compiled":
+        raise UsageError(f"env {env.name} can't be compiled: {why_not}; use vectorization auto")
+    return why_not is None
 
 
 def _has_native(env: ResolvedEnv, options: Mapping[str, Any], vectorization: Vectorization) -> bool:

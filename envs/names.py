@@ -270,11 +270,17 @@ def facts_of(name: str, spec: EnvSpec | None, options: Mapping[str, Any]) -> Fac
     """
     if spec is None:
         return Facts(name, None, None, options.get(LIMIT))
-    spec = copy.deepcopy(spec)
-    spec.kwargs.update({key: value for key, value in options.items() if key != LIMIT})
-    spec.max_episode_steps = options.get(LIMIT, spec.max_episode_steps)
+    spec = with_options(spec, options)
     try:
         as_json = spec.to_json()
     except (TypeError, ValueError):
         as_json = None
     return Facts(name, as_json, spec.reward_threshold, spec.max_episode_steps)
+
+
+def with_options(spec: EnvSpec, options: Mapping[str, Any]) -> EnvSpec:
+    """The registry entry of the same environment made with `options`."""
+    spec = copy.deepcopy(spec)
+    spec.kwargs.update({key: value for key, value in options.items() if key != LIMIT})
+    spec.max_episode_steps = options.get(LIMIT, spec.max_episode_steps)
+    return spec

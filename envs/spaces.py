@@ -4,12 +4,12 @@ environment                     agent
 observes  Box of uint8          the same
           Box, other dtypes     the same bounds, as float32
           Discrete(n, start)    Discrete(n), int64
-          MultiDiscrete         the same, int64
+          MultiDiscrete         in one dimension, from 0, int64
           MultiBinary           the same, as float32 zeros and ones
 acts in   Box, bounded          [-1, 1], scaled to the bounds
           Box, unbounded        the same, clipped where there is one bound
           Discrete(n, start)    Discrete(n)
-          MultiDiscrete         the same
+          MultiDiscrete         in one dimension, from 0
           MultiBinary           the same
 """
 
@@ -47,7 +47,8 @@ class ObsPort:
             self._dtype = np.dtype(np.int64)
         elif isinstance(space, spaces.Box) and space.dtype == np.uint8:
             self._dtype = np.dtype(np.uint8)
-        self._start = int(space.start) if isinstance(space, spaces.Discrete) else 0
+        self._start = _start(space)
+        self._is_flattened = self.space.shape != self._shape
         self._is_box = isinstance(space, spaces.Box)
         self._strict = strict
         self._cast_said = False
@@ -77,8 +78,10 @@ class ObsPort:
                 obs = np.array(raw, dtype=self._dtype, order="C")
         else:
             obs = np.array(raw, dtype=self._dtype, order="C")
-        if self._start:
+        if self._start is not None:
             obs -= self._start
+        if self._is_flattened:
+            obs = obs.reshape(len(obs), -1)
         if self._limits is not None and not self._limits.hold(obs):
             self._complain(obs, when, which)
         return obs
@@ -106,7 +109,9 @@ class ObsPort:
         env = row if which is None else int(which[row])
         key = f"observation[{', '.join(map(str, element))}]" if element else "observation"
         value = obs[(row, *element)]
-        found = f"env {env} returned {key} = {value + self._start} at {when}"
+        if self._start is not None:
+            value += self._start.ravel()[element[0] if element else 0]
+        found = f"env {env} returned {key} = {value} at {when}"
         if not finite.all():
             raise EnvError(f"{found}; nothing was learned from that step: mend the environment")
         allowed = f"[{low[tuple(element)]}, {high[tuple(element)]}]"
@@ -153,15 +158,13 @@ class ActionPort:
     def __init__(self, space: spaces.Space[Any]) -> None:
         _refuse_unsupported("action", space)
         self._shape: tuple[int, ...] = space.shape  # type: ignore[assignment]
-        self._start = 0
+        self._start = _start(space)
         self._box: _Scaling | None = None
-        self.space: spaces.Space[Any] = space
-        if isinstance(space, spaces.Discrete):
-            self.space = spaces.Discrete(int(space.n))
-            self._start = int(space.start)
-        elif isinstance(space, spaces.Box):
+        self.space: spaces.Space[Any] = _from_zero(space)
+        if isinstance(space, spaces.Box):
             self._box = _Scaling(space)
             self.space = self._box.space
+        self._agents_shape: tuple[int, ...] = self.space.shape  # type: ignore[assignment]
 
     def give(self, action: NDArray[Any]) -> NDArray[Any]:
         """The environments' actions for the agents' `action`, (N, *action), as many.
@@ -170,16 +173,19 @@ class ActionPort:
         and for a NaN.
         """
         action = np.asarray(action)
-        if action.ndim != len(self._shape) + 1 or action.shape[1:] != self._shape:
+        shape = self._agents_shape
+        if action.ndim != len(shape) + 1 or action.shape[1:] != shape:
             raise UsageError(
-                f"a batch of actions of shape {action.shape} was given; the space says "
-                f"{self._shape} for each"
+                f"a batch of actions of shape {action.shape} was given; the space says {shape} for "
+                "each"
             )
         if self._box is not None:
             return self._box.scale(action)
         if action.dtype.kind not in "biu":
             raise UsageError(f"the actions are {action.dtype}; {self.space} takes whole numbers")
-        return action + self._start if self._start else action
+        if shape != self._shape:
+            action = action.reshape(len(action), *self._shape)
+        return action if self._start is None else action + self._start
 
 
 class _Scaling:
@@ -214,21 +220,31 @@ def _refuse_unsupported(kind: str, space: spaces.Space[Any]) -> None:
             f"the {kind} space is a {type(space).__name__}, {brief(space)}; supported are {names} "
             "(gymnasium.wrappers.FlattenObservation makes one Box of a Dict or a Tuple)"
         )
-    if isinstance(space, spaces.MultiDiscrete) and (space.nvec.ndim > 1 or space.start.any()):
-        raise UsageError(
-            f"the {kind} space is {brief(space)}; a MultiDiscrete is supported with one dimension "
-            "and values that begin at 0"
-        )
     if 0 in (space.shape or ()):
         raise UsageError(f"the {kind} space {brief(space)} is empty; give it a size above 0")
 
 
-def _observed(space: spaces.Space[Any]) -> spaces.Space[Any]:
+def _start(space: spaces.Space[Any]) -> NDArray[np.int64] | None:
+    """What a space's values begin at, of the space's shape; None for 0 and for other spaces."""
+    if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        return None
+    start = np.asarray(space.start, dtype=np.int64)
+    return start if start.any() else None
+
+
+def _from_zero(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """A Discrete or MultiDiscrete space as an agent sees it; other spaces as they are."""
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n))
+    if isinstance(space, spaces.MultiDiscrete) and (space.nvec.ndim != 1 or space.start.any()):
+        return spaces.MultiDiscrete(space.nvec.ravel())
+    return space
+
+
+def _observed(space: spaces.Space[Any]) -> spaces.Space[Any]:
     if isinstance(space, spaces.Box) and space.dtype not in (np.uint8, np.float32):
         return _float32_box(space.low, space.high)
-    return space
+    return _from_zero(space)
 
 
 def _float32_box(low: NDArray[Any], high: NDArray[Any]) -> spaces.Box:

@@ -12,7 +12,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from numpy.typing import NDArray
 
 from rlkit.envs import state
+from rlkit.envs.classic import ClassicVectorEnv
 from rlkit.envs.foreign import quiet_gymnasium
+from rlkit.envs.masks import Mask, MaskPort
 from rlkit.envs.names import Facts
 from rlkit.envs.spaces import ActionPort, ObsPort
 from rlkit.errors import EnvError, RlkitWarning, UsageError
@@ -37,6 +39,7 @@ class Envs:
         spec_json: its registry entry with its options, or None.
         reward_threshold, max_episode_steps: of its registry entry, or None.
         steps: vector steps taken so far.
+        mask: which actions are allowed next, (N, n) bool (`rlkit.envs.masks`); None without masks.
     """
 
     def __init__(
@@ -53,13 +56,16 @@ class Envs:
         self.reward_threshold = facts.reward_threshold
         self.max_episode_steps = facts.max_episode_steps
         self.steps = 0
+        self.mask: Mask | None = None
         self._venv = venv
+        self._mask_port = MaskPort(venv, facts.id)
         self._seed = seed
         self._obs: NDArray[Any] | None = None
         self._ended = np.zeros(self.n, dtype=np.bool_)
         self._began = np.zeros(self.n, dtype=np.int64)
         self._endless_said = False
         self._all_valid = np.ones(self.n, dtype=np.bool_)
+        self._is_compiled = isinstance(venv, ClassicVectorEnv)
         self._raw_step: Callable[[NDArray[Any]], Any] = venv.step
         if isinstance(venv, AsyncVectorEnv):
             self._raw_step = self._step_in_workers
@@ -75,11 +81,12 @@ class Envs:
         if seed is not None:
             *each, of_actions = _distinct_seeds(seed, self.n + 1)
             self.action_space.seed(of_actions)
-            seeds = each if isinstance(self._venv, (SyncVectorEnv, AsyncVectorEnv)) else each[0]
+            seeds = each if self._takes_seeds() else each[0]
         raw = _from_workers(lambda: self._venv.reset(seed=seeds))  # type: ignore[arg-type]
         if type(raw) is not tuple or len(raw) != 2:
             raise EnvError("reset returned no (observations, info); see gymnasium.vector.VectorEnv")
         self._obs = self._observations(raw[0], "the reset")
+        self.mask = self._mask_port.take(raw[1], "the reset")
         self._ended[:] = False
         self._began[:] = self.steps
         return self._obs
@@ -99,28 +106,48 @@ class Envs:
             raise UsageError(f"{len(given)} actions were given to {self.n} environments")
         self.steps += 1
         raw = self._raw_step(given)
-        if type(raw) is not tuple or len(raw) != 5:
-            raise EnvError("step returned no five values; see gymnasium.vector.VectorEnv")
-        raw_obs, raw_reward, raw_terminated, raw_truncated, info = raw
         when = f"vector step {self.steps}"
-        next_obs = self._observations(raw_obs, when)
-        reward = self._rewards(raw_reward, when)
-        terminated = self._flags("terminated", raw_terminated, when)
-        truncated = self._flags("truncated", raw_truncated, when)
+        if self._is_compiled:  # compared with Gymnasium's to the last bit, in arrays of ours alone
+            next_obs, reward, terminated, truncated, info = raw
+            reward = reward.astype(np.float32)
+        else:
+            next_obs, reward, terminated, truncated, info = self._checked(raw, when)
         ended = terminated | truncated
         any_ended = np.count_nonzero(ended)
+        dies = self.autoreset == "next_step"
+        next_mask = self._mask_port.take(info, when, ended if dies else None)
         final = None
-        if self.autoreset == "next_step":
+        if dies:
             valid = ~self._ended
         else:
             valid = self._all_valid.copy()
             final = self._final_obs(info, ended, when) if any_ended else None
         if any_ended:
-            self._began[ended] = self.steps + (self.autoreset == "next_step")
+            self._began[ended] = self.steps + dies
         if self.steps % LOOK_EVERY == 0:
             self._look_for_endless()
         self._obs, self._ended = next_obs, ended
-        return Step(obs, action, reward, terminated, truncated, valid, next_obs, final)
+        mask, self.mask = self.mask, next_mask
+        if next_mask is not None and dies:
+            self.mask = next_mask | ended[:, None]  # the dead step takes any action
+        return Step(
+            obs, action, reward, terminated, truncated, valid, next_obs, final, mask, next_mask
+        )
+
+    def _checked(
+        self, raw: Any, when: str
+    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], Any]:
+        """What a step returned, copied, after checking that it keeps to the spaces."""
+        if type(raw) is not tuple or len(raw) != 5:
+            raise EnvError("step returned no five values; see gymnasium.vector.VectorEnv")
+        obs, reward, terminated, truncated, info = raw
+        return (
+            self._observations(obs, when),
+            self._rewards(reward, when),
+            self._flags("terminated", terminated, when),
+            self._flags("truncated", truncated, when),
+            info,
+        )
 
     @property
     def longest_running(self) -> int:
@@ -141,6 +168,7 @@ class Envs:
             "ended": self._ended.copy(),
             "began": self._began.copy(),
             "steps": self.steps,
+            "mask": None if self.mask is None else self.mask.copy(),
         }
 
     def set_state(self, tree: state.Tree) -> NDArray[Any]:
@@ -159,6 +187,8 @@ class Envs:
         self._ended = tree["ended"].astype(np.bool_)
         self._began = tree["began"].astype(np.int64)
         self.steps = int(tree["steps"])
+        self.mask = None if tree["mask"] is None else tree["mask"].astype(np.bool_)
+        self._mask_port.resume(self.mask)
         return self._obs
 
     def close(self) -> None:
@@ -226,13 +256,21 @@ class Envs:
                 "environment with SAME_STEP autoreset must give the last observation there"
             )
         each = [np.asarray(rows[i]) for i in which]
+        shape = self.obs_port.declared_space.shape
         for env, row in zip(which, each, strict=True):
-            if row.shape != self.obs_space.shape:
+            if row.shape != shape:
                 raise EnvError(
                     f"env {env} returned a final observation of shape {row.shape} at {when}, its "
-                    f"space says {self.obs_space.shape}"
+                    f"space says {shape}"
                 )
-        return FinalObs(which, self.obs_port.take(np.stack(each), when, which))
+        obs = self.obs_port.take(np.stack(each), when, which)
+        return FinalObs(which, obs, self._mask_port.take_final(info, which, when))
+
+    def _takes_seeds(self) -> bool:
+        """Whether every environment has a generator of its own to seed."""
+        if isinstance(self._venv, ClassicVectorEnv):
+            return not self._venv.one_generator
+        return isinstance(self._venv, (SyncVectorEnv, AsyncVectorEnv))
 
     def _step_in_workers(self, action: NDArray[Any]) -> Any:
         return _from_workers(lambda: self._venv.step(action))

@@ -2,7 +2,7 @@
 
 The one training loop (rlkit/training/trainer.py) knows nothing else of it::
 
-    action, carry = agent.act(obs, carry)
+    action, carry = agent.act(obs, carry, mask=envs.mask)
     step = envs.step(action)
     agent.memory.add(step)
     for batch in agent.memory.batches():
@@ -102,10 +102,13 @@ class Agent(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def act(self, obs: Array, carry: Carry, explore: bool = True) -> tuple[Array, Carry]:
+    def act(
+        self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
+    ) -> tuple[Array, Carry]:
         """Actions for a batch of observations: (N, *obs) → (N, *action); greedy on `explore=False`.
 
-        `obs` is a NumPy array, or a tensor on the agent's device; the actions are of its kind.
+        `obs` is a NumPy array, or a tensor on the agent's device; the actions are of its kind, and
+        so is `mask`, (N, n) bool: the actions that are allowed (`rlkit.envs.masks`); None: all.
         Greedy actions draw nothing from the agent's random stream: evaluating doesn't change a run.
         """
 

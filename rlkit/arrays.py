@@ -28,9 +28,9 @@ def as_tensor(x: Array, device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.to(device)
 
 
-def like(x: Array, tensor: Tensor) -> Array:
-    """`tensor` as the kind of array that `x` is; on the CPU without a copy."""
-    return tensor.cpu().numpy() if isinstance(x, np.ndarray) else tensor
+def like(x: Array, y: Array) -> Array:
+    """`y` as the kind of array that `x` is; on the CPU without a copy."""
+    return y.cpu().numpy() if isinstance(x, np.ndarray) and isinstance(y, Tensor) else y
 
 
 def as_float(x: Array) -> Array:

@@ -149,6 +149,11 @@ def option(
     return dataclasses.field(default=default, metadata={"option": about})
 
 
+def default(value: Any) -> Any:
+    """A field of a recipe made from another: its own default, all else as in the other."""
+    return dataclasses.field(default=value)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Base of all recipes: checks every field on creation (UsageError)."""
@@ -195,10 +200,16 @@ class Tuned:
 
 def options(recipe_type: type[Any]) -> Sequence[Option]:
     """The fields of a dataclass made of `option`s, in order."""
-    return [
-        dataclasses.replace(field.metadata["option"], name=field.name, type=_written(field.type))
-        for field in dataclasses.fields(recipe_type)
-    ]
+    return [_option_of(recipe_type, field) for field in dataclasses.fields(recipe_type)]
+
+
+def _option_of(recipe_type: type[Any], field: dataclasses.Field[Any]) -> Option:
+    # `default` leaves the option itself to a base
+    fields = (vars(base)["__dataclass_fields__"][field.name] for base in recipe_type.__mro__)
+    about: Option = next(f.metadata["option"] for f in fields if "option" in f.metadata)
+    return dataclasses.replace(
+        about, default=field.default, name=field.name, type=_written(field.type)
+    )
 
 
 def _written(annotation: Any) -> str:
@@ -220,17 +231,41 @@ def read_options(target: str) -> Sequence[Option]:
     assert spec is not None, f"the registry names no module {module!r}"
     assert spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    (body,) = (
-        node.body
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name == f"{agent}Recipe"
+    recipe = f"{agent}Recipe"
+    (definition,) = (
+        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == recipe
     )
-    return [_option_from(node) for node in body if isinstance(node, ast.AnnAssign)]
+    fields = [node for node in definition.body if isinstance(node, ast.AnnAssign)]
+    return _inherited(tree, definition, fields) or [_option_from(node) for node in fields]
+
+
+def _inherited(
+    tree: ast.Module, definition: ast.ClassDef, fields: Sequence[ast.AnnAssign]
+) -> Sequence[Option]:
+    """The options of a recipe that gives another's fields new defaults; none if it's no such."""
+    (base,) = map(ast.unparse, definition.bases)
+    sources = [
+        node.module
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and base in [alias.name for alias in node.names]
+    ]
+    if base == Recipe.__name__:
+        return []
+    changed = {ast.unparse(node.target): _arguments(node)[0] for node in fields}
+    return [
+        dataclasses.replace(about, default=changed.get(about.name, about.default))
+        for about in read_options(f"{sources[0]}:{base.removesuffix('Recipe')}")
+    ]
+
+
+def _arguments(node: ast.AnnAssign) -> list[Any]:
+    assert isinstance(node.value, ast.Call)
+    return [ast.literal_eval(argument) for argument in node.value.args]
 
 
 def _option_from(node: ast.AnnAssign) -> Option:
     assert isinstance(node.value, ast.Call)
     assert isinstance(node.target, ast.Name)
-    default, help = map(ast.literal_eval, node.value.args)
+    default, help = _arguments(node)
     limits = {word.arg: ast.literal_eval(word.value) for word in node.value.keywords if word.arg}
     return Option(default, help, name=node.target.id, type=ast.unparse(node.annotation), **limits)

@@ -49,9 +49,20 @@ AGENTS: dict[str, AgentEntry] = {
     "ppo": AgentEntry(
         "rlkit.agents.ppo:PPO",
         "proximal policy optimisation",
-        ("Discrete", "Box"),
+        ("Discrete", "MultiDiscrete", "MultiBinary", "Box"),
     ),
-    "dqn": AgentEntry("rlkit.agents.dqn:DQN", "deep Q-network: double, n-step", ("Discrete",)),
+    "pqn": AgentEntry(
+        "rlkit.agents.pqn:PQN", "Q-learning in parallel, without replay or target", ("Discrete",)
+    ),
+    "dqn": AgentEntry(
+        "rlkit.agents.dqn:DQN", "deep Q-network, and what has been added to it", ("Discrete",)
+    ),
+    "rainbow": AgentEntry(
+        "rlkit.agents.rainbow:Rainbow", "DQN with every extension on", ("Discrete",)
+    ),
+    "sac": AgentEntry(
+        "rlkit.agents.sac:SAC", "soft actor-critic: twin critics, learned temperature", ("Box",)
+    ),
 }
 
 SOLVERS: dict[str, SolverEntry] = {

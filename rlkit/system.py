@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+
+from rlkit.errors import UsageError
 
 
 def available_memory() -> int | None:
@@ -24,3 +27,18 @@ def available_memory() -> int | None:
     except OSError:
         pass
     return min(limits, default=None)
+
+
+def require_memory(need: int, asked: str, holder: str, fits: Callable[[int], object]) -> None:
+    """Refuse what doesn't fit before it is made: Linux would grant it now and kill the run later.
+
+    Args: `need` in bytes; `asked` names the option and its value ("n_steps (--n-steps) is 9"),
+    `holder` what would take the bytes ("the rollout"), `fits` the largest value that so many bytes
+    have room for. Raises UsageError; where it is unknown how much is free, nothing is refused.
+    """
+    free = available_memory()
+    if free is not None and need > free:
+        raise UsageError(
+            f"{asked}: {holder} would take {need / 2**30:,.1f} GiB and {free / 2**30:,.1f} GiB are "
+            f"free; allowed: up to {fits(free)}"
+        )

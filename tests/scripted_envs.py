@@ -34,18 +34,27 @@ class Transition:
         return self.terminated or self.truncated
 
 
+def allowed(obs):
+    """Which of three actions a masked environment allows at an observation: one, two or all."""
+    place = round(8 * float(np.dot(obs, (1, 3, 5))))
+    return [(place + action) % 3 <= place // 3 % 3 for action in range(3)]
+
+
 class Scripted(VectorEnv):
     """Environment i's k-th transition ends as `ends[i][k]` says (0: not), over and over.
 
-    An observation is (environment, episode, age) / 8: it names its place in the log.
+    An observation is (environment, episode, age) / 8: it names its place in the log. `masked`
+    environments give `allowed(obs)` as masks, and nothing in terminal states, and hold actions to
+    them.
     """
 
-    def __init__(self, ends, mode, action_space=None):
+    def __init__(self, ends, mode, action_space=None, masked=False):
         self.metadata = {"autoreset_mode": _AUTORESET[mode]}
         self.num_envs = len(ends)
         self.single_observation_space = spaces.Box(0, 1e6, (3,))
         self.single_action_space = action_space or spaces.Discrete(3)
         self.same_step = mode == "same_step"
+        self.masked = masked
         self.ends = ends
         self.log = [[] for _ in ends]
         self.row = 0
@@ -53,7 +62,16 @@ class Scripted(VectorEnv):
     def reset(self, *, seed=None, options=None):
         self.episode, self.age = [0] * self.num_envs, [0] * self.num_envs
         self.over = [False] * self.num_envs
-        return self._all(), {}
+        return self._all(), self._masks()
+
+    def _masks(self):
+        if not self.masked:
+            return {}
+        mask = np.array([allowed(self._observe(i)) for i in range(self.num_envs)])
+        for i in range(self.num_envs):
+            if self.over[i] and self.log[i][-1].terminated:
+                mask[i] = False
+        return {"action_mask": mask.astype(np.int8)}
 
     def _observe(self, i):
         return (i / 8, self.episode[i] / 8, self.age[i] / 8)
@@ -83,6 +101,7 @@ class Scripted(VectorEnv):
             self.age[i] += 1
             after = self._observe(i)
             action = actions[i].tolist()
+            assert not self.masked or allowed(before)[action]
             self.log[i].append(
                 Transition(
                     self.row, self.episode[i], before, action, reward[i], *flags[:, i], after
@@ -94,7 +113,12 @@ class Scripted(VectorEnv):
             else:
                 self.over[i] = bool(end)
         self.row += 1
-        info = {"final_obs": final} if self.same_step and flags.any() else {}
+        info = self._masks()
+        if self.same_step and flags.any():
+            info |= {"final_obs": final}
+            if self.masked:
+                masks = [[False] * 3 if obs is None else allowed(obs) for obs in final]
+                info["final_info"] = {"action_mask": np.array(masks)}
         return self._all(), reward, flags[0], flags[1], info
 
 

@@ -10,14 +10,15 @@ from rlkit.run.metrics import read_metrics
 
 PATIENT = f"{Path(__file__).parent / 'patient.py'}:Patient"
 SHIFTED = f"{Path(__file__).parent / 'patient.py'}:Shifted"
-AGENTS = ("a2c", "dqn")
+AGENTS = ("a2c", "ppo", "dqn")
 DQN = (
     *("--learning-starts", 40, "--train-every", 8, "--gradient-steps", 2),
     *("--batch-size", 16, "--buffer-size", 300),
 )
+PPO = ("--n-steps", 5, "--minibatch-size", 10, "--epochs", 2)
 SMALL = {
     agent: ("--envs", 2, "--hidden", 8, "--steps", 200, "--eval-episodes", 3, *own)
-    for agent, own in (("a2c", ()), ("dqn", DQN))
+    for agent, own in (("a2c", ()), ("ppo", PPO), ("dqn", DQN))
 }
 
 

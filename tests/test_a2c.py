@@ -13,12 +13,13 @@ from scripted_envs import (
     Ring,
     Scripted,
     advantage,
+    allowed,
     random_ends,
     segments,
     vectorized,
 )
 from torch import nn
-from torch.distributions import Categorical, Independent, Normal
+from torch.distributions import Bernoulli, Categorical, Independent, Normal
 
 from rlkit.agent import Setting
 from rlkit.agents.a2c import A2C, A2CRecipe
@@ -29,6 +30,7 @@ from rlkit.experience import rollout
 CPU = torch.device("cpu")
 T, N = 5, 4
 DISCRETE, BOX = spaces.Discrete(3), spaces.Box(-1, 1, (2,))
+BITS, CHOICES = spaces.MultiBinary(3), spaces.MultiDiscrete([4, 4])
 
 
 def agent_for(envs, **changes):
@@ -58,7 +60,8 @@ class Reference:
         self.actor, self.critic = (copied(net, activation) for net in (agent.actor, agent.critic))
         self.parameters = [*self.actor.parameters(), *self.critic.parameters()]
         self.log_std = None
-        if isinstance(agent.setting.action_space, spaces.Box):
+        self.space = agent.setting.action_space
+        if isinstance(self.space, spaces.Box):
             self.log_std = nn.Parameter(agent.policy.log_std.detach().double().clone())
             self.parameters.insert(0, self.log_std)
         kind = torch.optim.RMSprop if recipe.optimizer == "rmsprop" else torch.optim.Adam
@@ -68,13 +71,21 @@ class Reference:
         with torch.no_grad():
             return self.critic(torch.tensor(obs, dtype=torch.float64)).item()
 
-    def policy(self, obs):
+    def policy(self, obs, masked):
         head = self.actor(obs)
+        if masked:
+            return Categorical(
+                head.softmax(-1) * torch.tensor([allowed(row) for row in obs.tolist()])
+            )
+        if self.space == CHOICES:
+            return Independent(Categorical(logits=head.unflatten(-1, (2, 4))), 1)
+        if self.space == BITS:
+            return Independent(Bernoulli(logits=head), 1)
         if self.log_std is None:
             return Categorical(logits=head)
         return Independent(Normal(head, self.log_std.exp()), 1)
 
-    def update(self, logs, first, actions, lr):
+    def update(self, logs, first, actions, lr, masked):
         """`actions[row][environment]`: as the agent drew them, before they were clipped."""
         recipe = self.recipe
         data = [
@@ -93,7 +104,7 @@ class Reference:
         target = A + v.detach()
         if recipe.normalize_advantage:
             A = (A - A.mean()) / (A.std(correction=0) + 1e-8)
-        policy = self.policy(obs)
+        policy = self.policy(obs, masked)
         loss = (
             -(policy.log_prob(action) * A).mean()
             - recipe.entropy_cost(0.0) * policy.entropy().mean()
@@ -115,6 +126,9 @@ CASES = {
     "adam": (DISCRETE, {"optimizer": "adam", "optimizer_eps": 1e-3}),
     "box actions": (BOX, {"entropy_cost": 0.1}),
     "box actions, normalised": (BOX, {"normalize_advantage": True, "optimizer": "adam"}),
+    "several choices": (CHOICES, {"entropy_cost": 0.1}),
+    "bits": (BITS, {"entropy_cost": 0.1}),
+    "masks": (DISCRETE, {"entropy_cost": 0.1}),
     "autograd's way back": (DISCRETE, {"activation": "silu", "entropy_cost": 0.1}),
 }
 
@@ -123,13 +137,14 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_updates_equal_the_papers(case, mode):
     space, changes = CASES[case]
-    script = Scripted(random_ends(N, 30, seed=4), mode, space)
+    masked = case == "masks"
+    script = Scripted(random_ends(N, 30, seed=4), mode, space, masked)
     with make_envs(script, N, 0) as envs:
         agent = agent_for(envs, n_steps=T, hidden=(8, 6), **changes)
         reference = Reference(agent, nn.SiLU if "activation" in changes else nn.Tanh)
         obs, actions, counted, clipped = envs.reset(), [], [], []
         for row in range(4 * T):
-            action, _ = agent.act(obs, None)
+            action, _ = agent.act(obs, None, mask=envs.mask)
             actions.append(torch.from_numpy(action).double())
             step = envs.step(action)
             agent.memory.add(step)
@@ -138,7 +153,7 @@ def test_updates_equal_the_papers(case, mode):
                 agent.clock.progress = row / 40
                 agent.update(batch)
                 lr = 1e-3 * (1 - row / 40)  # to the default end, 0
-                counted.append(reference.update(script.log, row + 1 - T, actions, lr))
+                counted.append(reference.update(script.log, row + 1 - T, actions, lr, masked))
                 clipped.append(reference.norm > agent.recipe.max_grad_norm)
                 found = agent.flat.values.double()
                 expected = torch.cat([p.detach().flatten() for p in reference.parameters])
@@ -169,17 +184,17 @@ def test_dead_steps_change_nothing():
         assert torch.equal(*updated)
 
 
-@pytest.mark.parametrize("space", [DISCRETE, BOX])
+@pytest.mark.parametrize("space", [DISCRETE, BOX, CHOICES, BITS])
 def test_an_update_on_tensors_is_the_one_on_arrays(space):
     """What an agent on another device does, with everything left in place."""
     updated = []
     for kind in ("arrays", "tensors"):
-        script = Scripted(random_ends(N, 30, seed=4), "same_step", space)
+        script = Scripted(random_ends(N, 30, seed=4), "same_step", space, space is DISCRETE)
         with make_envs(script, N, 0) as envs:
             agent = agent_for(envs, n_steps=T, normalize_advantage=True, entropy_cost=0.1)
             obs = envs.reset()
             for _ in range(T):
-                step = envs.step(agent.act(obs, None)[0])
+                step = envs.step(agent.act(obs, None, mask=envs.mask)[0])
                 agent.memory.add(step)
                 obs = step.next_obs
             (batch,) = agent.memory.batches()
@@ -215,7 +230,8 @@ def test_acting_greedily_draws_nothing(space):
     assert torch.equal(agent.generator.get_state(), generator)
     assert np.array_equal(agent.noise.get_state()["rest"], noise)
     head = agent.actor(torch.from_numpy(obs)).detach().numpy()
-    assert np.array_equal(greedy, head.argmax(-1) if space is DISCRETE else head)
+    expected = head.argmax(-1) if space is DISCRETE else head
+    assert np.allclose(greedy, expected, rtol=0, atol=1e-6)
 
 
 def test_exploring_draws_from_the_policy():
@@ -255,7 +271,8 @@ def test_tensors_in_are_tensors_out(space):
     for explore in (True, False):
         action, _ = on_tensors.act(torch.from_numpy(obs), None, explore)
         assert isinstance(action, torch.Tensor)
-        assert np.array_equal(action.numpy(), on_arrays.act(obs, None, explore)[0])
+        expected = on_arrays.act(obs, None, explore)[0]
+        assert np.allclose(action.numpy(), expected, rtol=0, atol=1e-6)
 
 
 def learned_values(make, mode, gamma, states, vector_steps):
@@ -313,6 +330,6 @@ def test_a_bandits_better_arm_is_found():
 
 
 def test_actions_it_has_no_policy_for_are_refused():
-    setting = Setting(spaces.Discrete(2), spaces.MultiBinary(3), 1, CPU, 0)
-    with pytest.raises(UsageError, match="a2c takes Discrete or Box actions"):
+    setting = Setting(spaces.Discrete(2), spaces.Text(3), 1, CPU, 0)
+    with pytest.raises(UsageError, match=r"a2c takes Discrete or .* Box actions.*Text is taken by"):
         A2C(setting, A2CRecipe())

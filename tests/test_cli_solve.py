@@ -130,7 +130,7 @@ def test_solutions_are_saved_and_drawn(solve):
         ("gridworld --gamma 2 --save x.npz --plot x.png", "gamma=2"),
         ("gridworld --slip 2", "slip is 2.0; allowed: a probability, 0 to 1"),
         ("gridworld --size 0", "size is 0; allowed: a whole number, 2 or more"),
-        ("gridworld --size 100000", "10,000,000,000 cells: its model would take about"),
+        ("gridworld --size 100000", "10,000,000,000 cells: its model would take"),
         ("gridworld --size 5 --map two-ways", "map and size are both given"),
         ("gridworld --map missing.txt", "map 'missing.txt' was not found"),
         ("gridworld --save nowhere/x.npz", "--save 'nowhere/x.npz' can't be written: No such"),

@@ -9,6 +9,7 @@ import rlkit
 from rlkit.agent import Setting
 from rlkit.agents.a2c import A2C, A2CRecipe
 from rlkit.agents.dqn import DQN, DQNRecipe
+from rlkit.agents.ppo import PPO, PPORecipe
 from rlkit.experience.step import Step
 
 pytestmark = pytest.mark.cuda
@@ -16,6 +17,9 @@ pytestmark = pytest.mark.cuda
 OBS, ACTIONS = spaces.Box(-1, 1, (3,)), spaces.Discrete(2)
 RECIPES = {
     A2C: A2CRecipe(envs=4, n_steps=5, entropy_cost=0.01),
+    PPO: PPORecipe(envs=4, n_steps=5, minibatch_size=8, value_clip=0.2, target_kl=1.0).but(
+        {"normalize_obs": True, "normalize_reward": True}
+    ),
     DQN: DQNRecipe(envs=4, learning_starts=40, train_every=20, gradient_steps=4, batch_size=16),
 }
 
@@ -48,7 +52,7 @@ def test_updates_agree_with_the_cpu(agent_type):
     )
 
 
-@pytest.mark.parametrize("agent", ["a2c", "dqn"])
+@pytest.mark.parametrize("agent", ["a2c", "ppo", "dqn"])
 def test_a_run_trains_resumes_and_plays(agent, tmp_path):
     options = {"device": "cuda", "run_dir": str(tmp_path), "eval_episodes": 2}
     done = rlkit.train(agent, "CartPole", {"steps": 2400}, options)

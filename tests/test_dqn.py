@@ -34,8 +34,8 @@ def copied(network, activation):
     return nn.Sequential(*layers[:-1])
 
 
-def random_batch(generator, g, b):
-    """Rewards large enough for both branches of the Huber loss."""
+def random_batch(generator, g, b, masked=False):
+    """Rewards large enough for both branches of the Huber loss; masks that allow two actions."""
     obs, next_obs = torch.randn(2, g, b, 3, generator=generator)
     return ReplayBatch(
         obs=obs,
@@ -43,6 +43,7 @@ def random_batch(generator, g, b):
         reward=2 * torch.randn(g, b, generator=generator),
         discount=0.9 * (torch.rand(g, b, generator=generator) > 0.3),
         next_obs=next_obs,
+        next_mask=torch.rand(g, b, 4, generator=generator).argsort(-1) < 2 if masked else None,
     )
 
 
@@ -52,7 +53,9 @@ class Reference:
     def __init__(self, agent, activation):
         self.recipe = agent.recipe
         self.online, self.target = (copied(agent.online, activation) for _ in range(2))
-        self.optimizer = torch.optim.Adam(self.online.parameters(), lr=1, eps=agent.recipe.adam_eps)
+        self.optimizer = torch.optim.Adam(
+            self.online.parameters(), lr=1, eps=agent.recipe.optimizer_eps
+        )
         self.updates = 0
 
     def update(self, batch, lr):
@@ -63,6 +66,8 @@ class Reference:
             with torch.no_grad():
                 q_next = self.target(next_obs)
                 chosen = self.online(next_obs) if self.recipe.double else q_next
+                if batch.next_mask is not None:  # by brute force: out of reach of any maximum
+                    chosen = chosen - 1e6 * ~batch.next_mask[g]
                 b = torch.arange(len(reward))
                 y = reward + discount * q_next[b, chosen.argmax(-1)]
             loss = nn.functional.smooth_l1_loss(self.online(obs)[b, batch.action[g]], y)
@@ -82,20 +87,21 @@ def flat(module):
 
 @pytest.mark.parametrize("interval", [1, 3, 5, 7, 13, 1000])  # in bursts of 5
 @pytest.mark.parametrize("double", [True, False])
-def test_updates_and_target_copies_equal_the_papers(double, interval):
+@pytest.mark.parametrize("masked", [True, False])
+def test_updates_and_target_copies_equal_the_papers(masked, double, interval):
     agent = agent_for(
         double=double,
         target_interval=interval,
         batch_size=16,
         hidden=(12, 8),
-        adam_eps=1e-4,
+        optimizer_eps=1e-4,
         learning_rate="5e-3:1e-4",
     )
     reference = Reference(agent, nn.ReLU)
     generator = torch.Generator().manual_seed(3)
     start = flat(agent.online)
     for burst in range(6):
-        batch = random_batch(generator, 5, 16)
+        batch = random_batch(generator, 5, 16, masked)
         agent.clock.progress = burst / 10
         agent.update(batch)
         reference.update(batch, 5e-3 + burst / 10 * (1e-4 - 5e-3))
@@ -110,7 +116,7 @@ def test_updates_and_target_copies_equal_the_papers(double, interval):
     "changes", [{"max_grad_norm": 0.05}, {"activation": "tanh"}, {"activation": "gelu"}]
 )
 def test_updates_with_other_recipes(changes):
-    agent = agent_for(batch_size=16, hidden=(12,), adam_eps=1e-4, target_interval=4, **changes)
+    agent = agent_for(batch_size=16, hidden=(12,), optimizer_eps=1e-4, target_interval=4, **changes)
     activation = {"tanh": nn.Tanh, "gelu": nn.GELU}.get(changes.get("activation"), nn.ReLU)
     reference = Reference(agent, activation)
     generator = torch.Generator().manual_seed(5)
@@ -177,11 +183,11 @@ def test_epsilon_between_explores_as_often_as_it_says():
 def test_acting_greedily_draws_nothing():
     agent = agent_for()
     agent.act(SEEN, None)
-    generator, noise = agent.generator.get_state(), agent.noise.get_state()["rest"]
+    generator, noise = agent.generator.get_state(), agent.explore.get_state()["rest"]
     greedy, _ = agent.act(SEEN, None, explore=False)
     assert np.array_equal(greedy, greedy_actions(agent))
     assert torch.equal(agent.generator.get_state(), generator)
-    assert np.array_equal(agent.noise.get_state()["rest"], noise)
+    assert np.array_equal(agent.explore.get_state()["rest"], noise)
 
 
 def test_tensors_in_are_tensors_out():

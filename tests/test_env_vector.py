@@ -108,8 +108,9 @@ def test_kinds_of_arrays():
     assert step.reward.shape == step.valid.shape == (3,)
 
 
-def test_native_cartpole_is_gymnasiums_vector_environment():
-    ours = make_envs("CartPole", 5, seed=8)
+@pytest.mark.parametrize("kind", ["compiled", "native"])
+def test_cartpole_is_gymnasiums_vector_environment(kind):
+    ours = make_envs("CartPole", 5, 8, kind)
     assert ours.id == "CartPole-v1"
     assert (ours.reward_threshold, ours.max_episode_steps) == (475.0, 500)
     assert json.loads(ours.spec_json)["id"] == "CartPole-v1"
@@ -217,6 +218,13 @@ SMALL = spaces.Box(-1, 1, (2,))
         (spaces.Discrete(5, start=-3), spaces.Discrete(5), "int64", np.int64(-1), 2),
         (spaces.Discrete(5, start=7), spaces.Discrete(5), "int64", 11, 4),
         (spaces.MultiDiscrete([3, 4]), None, "int64", None, None),
+        (
+            spaces.MultiDiscrete([3, 4], start=[2, -1]),
+            spaces.MultiDiscrete([3, 4]),
+            "int64",
+            np.array([4, 2]),
+            [2, 3],
+        ),
         (spaces.MultiBinary(3), None, "float32", None, None),
     ],
 )
@@ -299,7 +307,45 @@ def test_the_ports_take_batches_of_any_size():
 
 @pytest.mark.parametrize("space", [spaces.MultiDiscrete([3, 4]), spaces.MultiBinary(2)])
 def test_other_actions_pass(space):
-    assert np.array_equal(acted(space, [1, 0])[1], [1, 0])
+    seen, got = acted(space, [1, 0])
+    assert seen == space
+    assert np.array_equal(got, [1, 0])
+
+
+GRID = spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 7], [-3, 0]])
+
+
+def test_multidiscrete_of_several_dimensions_is_seen_as_one_from_zero():
+    flat = spaces.MultiDiscrete([2, 3, 4, 5])
+    space, got = acted(GRID, [1, 0, 3, 4])
+    assert space == flat
+    assert got.tolist() == [[1, 7], [0, 4]]
+    envs = make_envs(lambda: Echo(GRID, SMALL, np.array([[1, 9], [-1, 0]])), 2, 0)
+    assert envs.obs_space == flat
+    assert envs.reset().tolist() == [[1, 2, 2, 0]] * 2
+    outside = make_envs(lambda: Echo(GRID, SMALL, np.array([[1, 9], [-4, 0]])), 2, 0)
+    with pytest.raises(EnvError, match=r"env 0 returned observation\[2\] = -4 at the reset"):
+        outside.reset()
+
+
+def test_a_final_observation_of_several_dimensions():
+    class Short(Echo):
+        def step(self, action):
+            return self.obs, 0.0, True, False, {}
+
+    make = [lambda: Short(GRID, SMALL, np.array([[1, 9], [-1, 0]]))]
+    venv = SyncVectorEnv(make, autoreset_mode=AutoresetMode.SAME_STEP)
+    envs = make_envs(venv, 1, 0)
+    envs.reset()
+    assert envs.step(np.zeros((1, 2))).final_obs.obs.tolist() == [[1, 2, 2, 0]]
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1,)])
+def test_box_actions_of_any_shape_are_scaled_and_kept_as_they_were_drawn(shape):
+    action = np.full(shape, 1.5, dtype=np.float32)
+    space, got = acted(spaces.Box(0, 4, shape), action)  # which says that Step has the action
+    assert space == spaces.Box(-1, 1, shape)
+    assert np.array_equal(got, np.full(shape, 4.0))
 
 
 @pytest.mark.parametrize(
@@ -372,14 +418,13 @@ def test_unsupported_spaces_are_named(space, side):
     assert type(space).__name__ in str(caught.value)
 
 
-def test_options_choose_the_native_environment_only_where_it_takes_them():
-    native = make_envs("CartPole", 4, 0, options={"max_episode_steps": 7})
+def test_options_reach_native_and_sync_environments():
+    native = make_envs("CartPole", 4, 0, "native", options={"max_episode_steps": 7})
     sync = make_envs("FrozenLake", 2, 0, options={"is_slippery": False, "max_episode_steps": 7})
     assert native.max_episode_steps == sync.max_episode_steps == 7
     assert json.loads(sync.spec_json)["kwargs"]["is_slippery"] is False
     assert not isinstance(native._venv, SyncVectorEnv)
     assert isinstance(sync._venv, SyncVectorEnv)
-    assert isinstance(make_envs("CartPole", 3, 0)._venv, SyncVectorEnv)
     native.reset()
     ended = [native.step(np.full(4, i % 2)).truncated.all() for i in range(7)]
     assert ended == [False] * 6 + [True]
@@ -395,16 +440,17 @@ class NativeScripted(SyncVectorEnv):
         super().__init__([Scripted] * num_envs)
 
 
-def test_auto_is_sync_where_the_native_environment_lacks_an_option():
+def test_auto_is_sync_for_few_and_where_the_native_environment_lacks_an_option():
     gym.register("TiltedOfTests-v0", Tilted, vector_entry_point=NativeScripted)
     try:
-        native = make_envs("TiltedOfTests", 4, 0)
+        native, few = make_envs("TiltedOfTests", 4, 0), make_envs("TiltedOfTests", 3, 0)
         tilted = make_envs("TiltedOfTests", 4, 0, options={"tilt": 3})
         with pytest.raises(UsageError, match="TiltedOfTests-v0 has no option 'tilt'"):
             make_envs("TiltedOfTests", 2, 0, "native", options={"tilt": 3})
     finally:
         del gym.registry["TiltedOfTests-v0"]
     assert isinstance(native._venv, NativeScripted)
+    assert not isinstance(few._venv, NativeScripted)
     assert not isinstance(tilted._venv, NativeScripted)
     assert native.spec_json is None  # its entry points are objects, which JSON can't hold
 
@@ -435,6 +481,10 @@ class Saveable(Scripted):
 @pytest.mark.parametrize(
     ("env", "kind"),
     [
+        ("CartPole", "compiled"),
+        ("MountainCar", "compiled"),
+        ("Acrobot", "compiled"),
+        ("Pendulum", "compiled"),
         ("CartPole", "native"),
         ("CartPole", "sync"),
         ("MountainCar", "sync"),

@@ -27,6 +27,7 @@ from rlkit.training.options import RunOptions
 
 CARTPOLE = {
     "a2c": {"envs": 2, "hidden": (8,), "steps": 40},
+    "ppo": {"envs": 2, "hidden": (8,), "steps": 40, "n_steps": 5},
     "dqn": {"envs": 2, "hidden": (8,), "steps": 40, "learning_starts": 8, "train_every": 4}
     | {"gradient_steps": 1, "batch_size": 8, "buffer_size": 100},
 }
@@ -206,7 +207,7 @@ def test_box_actions_for_dqn(cli):  # fault 23
     assert done.status == 2
     assert done.error == (
         "dqn takes Discrete actions; the environment's action space is "
-        "Box(-1.0, 1.0, (1,), float32); Box is taken by: a2c"
+        "Box(-1.0, 1.0, (1,), float32); Box is taken by: a2c, ppo, sac"
     )
     assert not Path("runs").exists()
 
@@ -228,7 +229,7 @@ def test_a_vector_environment_is_accepted(agent, mode, tmp_path):  # fault 33
     venv = gym.make_vec("CartPole-v1", 3, vectorization_mode="sync", vector_kwargs=how)
     done = rlkit.train(agent, venv, CARTPOLE[agent], RunOptions(run_dir=str(tmp_path)))
     assert done.env == "CartPole-v1"
-    assert done.steps == {"a2c": 45, "dqn": 42}[agent]
+    assert done.steps == {"a2c": 45, "ppo": 45, "dqn": 42}[agent]
     assert done.evaluation is None
     assert venv.closed
     assert len(rlkit.evaluate(done.run, episodes=2, env="CartPole").returns) == 2

@@ -14,7 +14,8 @@ from scipy.sparse import csgraph
 
 import rlkit
 import rlkit.envs
-from rlkit.envs import gridmap, gridworld
+from rlkit import system
+from rlkit.envs import gridmap
 from rlkit.envs.gridworld import DOWN, LEFT, RIGHT, UP, GridWorld
 from rlkit.errors import UsageError
 
@@ -294,9 +295,9 @@ def test_bad_options_are_refused(options, message):
 
 
 def test_what_does_not_fit_into_memory_is_refused(monkeypatch):
-    monkeypatch.setattr(gridworld, "available_memory", lambda: 2**30)
+    monkeypatch.setattr(system, "available_memory", lambda: 2**30)
     with pytest.raises(UsageError, match=r"100000 is 10,000,000,000 cells.* up to about 1,158 x"):
         GridWorld(size=100_000)
-    monkeypatch.setattr(gridworld, "available_memory", lambda: 100)
+    monkeypatch.setattr(system, "available_memory", lambda: 100)
     with pytest.raises(UsageError, match="the map is 96 cells"):
         GridWorld()

@@ -24,6 +24,14 @@ def test_the_tuned_recipe_solves_cartpole(agent, seed, tmp_path, request):
     assert done.evaluation.mean >= 475
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", [2000, 2001, 2002])
+def test_the_tuned_recipe_swings_the_pendulum_up(seed, tmp_path):
+    done = rlkit.train("sac", "Pendulum", options=RunOptions(seed=seed, run_dir=str(tmp_path)))
+    assert done.evaluation.mean >= -170
+
+
 class Follow(gymnasium.Env):
     """Answer an observation in [-1, 1] with twice itself; the reward is minus the squared error."""
 
@@ -45,22 +53,29 @@ class Follow(gymnasium.Env):
         return np.array([self.wanted], dtype=np.float32)
 
 
-def test_box_actions_are_learned_in_the_environments_units(tmp_path):
-    recipe = {"steps": 40_000, "envs": 8, "gamma": 0.0, "learning_rate": 3e-3}
-    done = rlkit.train("a2c", Follow, recipe, RunOptions(seed=2000, run_dir=str(tmp_path)))
+@pytest.mark.parametrize("agent", ["a2c", "ppo", "sac"])
+def test_box_actions_are_learned_in_the_environments_units(agent, tmp_path):
+    small = {"hidden": (32, 32), "batch_size": 64, "learning_starts": 200}
+    recipe = {
+        "a2c": {"steps": 40_000, "envs": 8, "gamma": 0.0, "learning_rate": 3e-3},
+        "ppo": {"steps": 40_000, "gamma": 0.0, "learning_rate": 3e-3, "n_steps": 32},
+        "sac": {"steps": 1_200, "gamma": 0.0, "learning_rate": 3e-3} | small,
+    }[agent]
+    done = rlkit.train(agent, Follow, recipe, RunOptions(seed=2000, run_dir=str(tmp_path)))
     assert done.evaluation.mean > -0.5  # ten steps; always answering 0 gets -13
     answers = rlkit.load(done.run, env=Follow).act(np.array([[-0.8], [0.0], [0.5]]))
     assert answers == pytest.approx(np.array([[-1.6], [0.0], [1.0]]), abs=0.3)
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("agent", ["a2c", "dqn"])
+@pytest.mark.parametrize("agent", ["a2c", "ppo", "dqn"])
 def test_a_small_gridworld_is_played_optimally(agent, tmp_path):
     """The learned greedy policy's true value, by solving its linear system, is the optimum."""
     grid = {"map": ["S..", ".#.", "..G"], "slip": 0.0}
     mdp = rlkit.MDP.from_gymnasium(make_env("gridworld", grid), gamma=0.95)
     recipe = {
         "a2c": {"steps": 20_000, "gamma": 0.95, "learning_rate": 3e-3, "entropy_cost": 0.01},
+        "ppo": {"steps": 16_000, "gamma": 0.95, "learning_rate": 3e-3, "n_steps": 32},
         "dqn": {"steps": 6_000, "gamma": 0.95, "learning_starts": 500, "target_interval": 64},
     }[agent]
     options = RunOptions(seed=2000, run_dir=str(tmp_path), eval_episodes=1)

@@ -4,16 +4,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from scipy.stats import chisquare
 from torch import nn
-from torch.distributions import Categorical as TorchCategorical
-from torch.distributions import Independent, Normal
 
 from rlkit.errors import UsageError
-from rlkit.networks.distributions import Categorical, DiagonalGaussian, policy_for
 from rlkit.networks.encoder import Flat, OneHot, OneHots, encoder_for
-from rlkit.networks.heads import Network
-from rlkit.networks.mlp import ACTIVATIONS, MLP
+from rlkit.networks.mlp import ACTIVATIONS, MLP, NORMS
+from rlkit.networks.network import Network
 from rlkit.networks.vjp import vjp
 
 TORCH = {
@@ -29,11 +25,15 @@ LEADING = [(6,), (3, 4)]
 
 def plain(mlp, activation, head=None):
     """The same network out of torch's own layers, with the same weights."""
-    layers = [layer for linear in mlp.linears for layer in (linear, TORCH[activation]())]
+    layers = [layer for group in zip_parts(mlp) for layer in (*group, TORCH[activation]())]
     copies = nn.Sequential(*layers, *([head] if head else []))
     made = nn.Sequential(
         *(
-            nn.Linear(m.in_features, m.out_features) if isinstance(m, nn.Linear) else type(m)()
+            nn.Linear(m.in_features, m.out_features)
+            if isinstance(m, nn.Linear)
+            else nn.LayerNorm(m.normalized_shape)
+            if isinstance(m, nn.LayerNorm)
+            else type(m)()
             for m in copies
         )
     ).to(next(mlp.parameters()).dtype)
@@ -60,14 +60,15 @@ def test_every_activation_is_tested():
     assert set(TORCH) == set(ACTIVATIONS)
 
 
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("leading", LEADING)
 @pytest.mark.parametrize("hidden", [(8,), (8, 5), (4, 6, 7)])
 @pytest.mark.parametrize("activation", TORCH)
-def test_the_mlps_way_back_is_autograds(activation, hidden, leading):
+def test_the_mlps_way_back_is_autograds(activation, hidden, leading, norm):
     torch.manual_seed(0)
-    mlp = with_gradients(MLP(5, hidden, activation).double())
-    for _, b in mlp._layers:
-        nn.init.normal_(b)  # so that ReLUs stand on either side
+    mlp = with_gradients(MLP(5, hidden, activation, norm).double())
+    for vector in (p for p in mlp.parameters() if p.ndim == 1):
+        nn.init.normal_(vector)  # so that ReLUs stand on either side, and norms scale and shift
     reference = plain(mlp, activation)
     x, g = torch.randn(*leading, 5).double(), torch.randn(*leading, hidden[-1]).double()
     close = {"rtol": 1e-10, "atol": 1e-10}
@@ -78,7 +79,28 @@ def test_the_mlps_way_back_is_autograds(activation, hidden, leading):
     expected.backward(g)
     torch.testing.assert_close(y, expected.detach(), **close)
     torch.testing.assert_close(mlp(x), expected, **close)
-    assert_same_gradients(mlp, reference, close)
+    in_order = nn.ModuleList(part for group in zip_parts(mlp) for part in group)
+    assert_same_gradients(in_order, reference, close)
+
+
+def zip_parts(mlp):
+    """Its linear layers, each with its norm if there is one."""
+    return zip(mlp.linears, mlp.norms, strict=True) if mlp.norms else zip(mlp.linears)
+
+
+@pytest.mark.parametrize("leading", LEADING)
+def test_an_mlp_without_layers_hands_its_input_on(leading):
+    mlp, x = MLP(5, (), "relu", "layer"), torch.randn(*leading, 5)
+    y, pull = vjp(mlp, x)
+    pull(torch.ones_like(x))
+    assert torch.equal(y, x)
+    assert torch.equal(mlp(x), x)
+    assert mlp.width == 5
+
+
+def test_an_unknown_norm_is_refused():
+    with pytest.raises(UsageError, match=r"unknown norm 'layers'; did you mean layer\?"):
+        MLP(5, (8,), "relu", "layers")
 
 
 OBS = {
@@ -140,92 +162,6 @@ def test_weights_start_orthogonal_with_the_gains_of_the_paper():
 
 def as_kind(x, kind):
     return x.detach().numpy() if kind == "arrays" else x.detach()
-
-
-@pytest.mark.parametrize("kind", ["arrays", "tensors"])
-@pytest.mark.parametrize("leading", LEADING)
-def test_a_categorical_policys_way_back_is_autograds(leading, kind):
-    torch.manual_seed(2)
-    logits = 3 * torch.randn(*leading, 5).double() + 2000  # whose exponentials overflow
-    logits.requires_grad_()
-    action = torch.randint(5, leading)
-    g_log_prob, g_entropy = torch.randn(2, *leading).double()
-    log_prob, entropy, pull = Categorical(5).vjp(as_kind(logits, kind), as_kind(action, kind))
-    reference = TorchCategorical(logits=logits)
-    assert_equal(log_prob, reference.log_prob(action))
-    assert_equal(entropy, reference.entropy())
-    for a, b in ((g_log_prob, g_entropy), (g_log_prob, 0 * g_entropy), (0 * g_log_prob, g_entropy)):
-        loss = (a * reference.log_prob(action) + b * reference.entropy()).sum()
-        (expected,) = torch.autograd.grad(loss, logits, retain_graph=True)
-        assert_equal(pull(as_kind(a, kind), as_kind(b, kind)), expected)
-
-
-@pytest.mark.parametrize("kind", ["arrays", "tensors"])
-@pytest.mark.parametrize("leading", LEADING)
-def test_a_gaussian_policys_way_back_is_autograds(leading, kind):
-    torch.manual_seed(3)
-    policy = DiagonalGaussian(2).double()
-    with torch.no_grad():
-        policy.log_std.copy_(torch.tensor([0.5, -1.0]))
-    mean = torch.randn(*leading, 2).double().requires_grad_()
-    action = torch.randn(*leading, 2).double()
-    g_log_prob, g_entropy = torch.randn(2, *leading).double()
-    log_std = policy.log_std.detach().clone().requires_grad_()
-    reference = Independent(Normal(mean, log_std.exp()), 1)
-    loss = (g_log_prob * reference.log_prob(action) + g_entropy * reference.entropy()).sum()
-    to_mean, to_log_std = torch.autograd.grad(loss, (mean, log_std))
-    policy.log_std.grad = torch.ones(2).double()
-    log_prob, entropy, pull = policy.vjp(as_kind(mean, kind), as_kind(action, kind))
-    assert_equal(log_prob, reference.log_prob(action))
-    assert_equal(entropy, reference.entropy())
-    assert_equal(pull(as_kind(g_log_prob, kind), as_kind(g_entropy, kind)), to_mean)
-    assert_equal(policy.log_std.grad - 1, to_log_std)
-
-
-def assert_equal(found, expected):
-    np.testing.assert_allclose(np.asarray(found), expected.detach().numpy(), rtol=1e-9, atol=1e-10)
-
-
-def test_policies_are_of_the_kind_of_their_observations():
-    for policy in (Categorical(3), DiagonalGaussian(3)):
-        head, noise = torch.randn(4, 3), torch.randn(4, 3)
-        for found in (policy.sample(head.numpy(), noise.numpy()), policy.mode(head.numpy())):
-            assert isinstance(found, np.ndarray)
-        assert np.array_equal(
-            policy.sample(head.numpy(), noise.numpy()), policy.sample(head, noise)
-        )
-        assert np.array_equal(policy.mode(head.numpy()), policy.mode(head))
-
-
-def test_gumbel_noise_samples_the_softmax():
-    draws, logits = 100_000, torch.tensor([1.0, -2.0, 0.0, 0.5])
-    policy = Categorical(4)
-    noise = policy.draw_noise((draws,), torch.Generator().manual_seed(4))
-    counts = policy.sample(logits, noise).bincount(minlength=4)
-    expected = draws * logits.double().softmax(-1)
-    assert chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-3
-    assert policy.mode(logits).item() == 0
-
-
-def test_normal_noise_samples_mean_and_deviation():
-    policy = DiagonalGaussian(2)
-    with torch.no_grad():
-        policy.log_std.copy_(torch.tensor([0.5, -1.0]))
-        noise = policy.draw_noise((100_000,), torch.Generator().manual_seed(5))
-        sample = policy.sample(torch.tensor([3.0, -4.0]), noise)
-    assert sample.mean(0).tolist() == pytest.approx([3.0, -4.0], abs=0.02)
-    assert sample.std(0).tolist() == pytest.approx(np.exp([0.5, -1.0]).tolist(), rel=0.02)
-    correlation = np.corrcoef(sample.numpy().T)[0, 1]
-    assert abs(correlation) < 0.02
-
-
-def test_policies_fit_their_spaces():
-    assert policy_for(spaces.Discrete(3)).outputs == 3
-    assert policy_for(spaces.Box(-1, 1, (2,))).outputs == 2
-    for space in (spaces.Box(-1, 1, (2, 2)), spaces.Box(-1, 1, (0,)), spaces.MultiBinary(2)):
-        with pytest.raises(UsageError, match="no policy for the action space") as refused:
-            policy_for(space)
-        assert str(space) in str(refused.value)
 
 
 def test_encodings_by_hand():

@@ -8,7 +8,7 @@ import pytest
 from rlkit.errors import UsageError
 from rlkit.recipe import Option, Recipe, option, options, read_options
 from rlkit.registry import AGENTS, load
-from rlkit.schedule import Schedule
+from rlkit.schedule import Schedule, schedule
 
 NAN = float("nan")
 
@@ -58,6 +58,12 @@ FAULTS = [
     ("a2c", "envs", 0, "a whole number >= 1 and <= 65536"),
     ("a2c", "hidden", (64, 0), "whole numbers separated by commas, each >= 1"),
     ("a2c", "normalize_advantage", 1, "true or false"),
+    ("ppo", "clip", 0, f"{SCHEDULE} > 0"),
+    ("ppo", "clip", "0.2:-0.1", f"{SCHEDULE} > 0"),
+    ("ppo", "epochs", 0, "a whole number >= 1"),
+    ("ppo", "minibatch_size", 0, "a whole number >= 1"),
+    ("ppo", "target_kl", -1, "a finite number >= 0"),
+    ("ppo", "value_clip", NAN, "a finite number >= 0"),
     ("dqn", "exploration", 3, f"{SCHEDULE} >= 0 and <= 1"),
     ("dqn", "exploration", "1:3", f"{SCHEDULE} >= 0 and <= 1"),
     ("dqn", "exploration", "1:0.1@0", f"{SCHEDULE} >= 0 and <= 1"),
@@ -68,7 +74,7 @@ FAULTS = [
     ("dqn", "gradient_steps", 0, "a whole number >= 1"),
     ("dqn", "n_step", 0, "a whole number >= 1"),
     ("dqn", "learning_starts", -1, "a whole number >= 0"),
-    ("dqn", "adam_eps", 0.0, "a finite number > 0"),
+    ("dqn", "optimizer_eps", 0.0, "a finite number > 0"),
     ("dqn", "max_grad_norm", 0, "a finite number > 0"),
 ]
 
@@ -153,7 +159,8 @@ def test_every_option_has_help_a_range_and_a_default_within_it(agent):
     for about in options(recipe_of(agent)):
         assert isinstance(about, Option)
         assert about.help
-        assert about.check(about.default) == about.default
+        value = about.check(about.default)
+        assert value == (schedule(about.default) if about.type == "Schedule" else about.default)
         bounded = about.choices or about.type == "bool" or {about.low, about.above} != {None}
         assert bounded, f"{about.name} allows anything"
 

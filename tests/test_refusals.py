@@ -51,6 +51,14 @@ OWN = {
         ("--entropy-cost", "-0.1", f"{SCHEDULE} >= 0"),
         ("--optimizer", "lion", "sgd or momentum or rmsprop or adam or adamw"),
     ],
+    "ppo": [
+        ("--gae-lambda", "7", "a finite number >= 0 and <= 1"),
+        ("--epochs", "0", "a whole number >= 1"),
+        ("--minibatch-size", "0", "a whole number >= 1"),
+        ("--clip", "0", f"{SCHEDULE} > 0"),
+        ("--value-clip", "-0.1", "a finite number >= 0"),
+        ("--target-kl", "-0.1", "a finite number >= 0"),
+    ],
     "dqn": [
         ("--exploration", "3", f"{SCHEDULE} >= 0 and <= 1"),
         ("--exploration", "1:0@0", f"{SCHEDULE} >= 0 and <= 1"),
@@ -99,7 +107,7 @@ def test_every_number_of_a_recipe_has_a_bound():
     ("words", "message"),
     [
         (("train", "a2", "CartPole"), "unknown agent 'a2'; did you mean a2c?"),
-        (("train", "ppq", "CartPole"), "unknown agent 'ppq'; known: a2c, dqn"),
+        (("train", "zzz", "CartPole"), "unknown agent 'zzz'; known: a2c, dqn"),
         (("train", "a2c", "CartPol"), "unknown env 'CartPol'; did you mean CartPole"),
         (("train", "a2c", "CartPole-v7"), "unknown env 'CartPole-v7'; did you mean CartPole-v1"),
         (("train", "a2c", "gridwrld"), "unknown env 'gridwrld'; did you mean gridworld"),

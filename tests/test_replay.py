@@ -1,91 +1,16 @@
 """Replay memory, against windows taken by hand from what the environments logged."""
 
-import copy
-import re
-
 import numpy as np
 import pytest
 import torch
+from driven_replay import CPU, GAMMA, Driven
 from gymnasium import spaces
 from scipy.stats import chisquare
-from scripted_envs import MODES, TERMINATED, TRUNCATED, Scripted, random_ends
+from scripted_envs import MODES, TERMINATED, TRUNCATED, Scripted, allowed, random_ends
 
 from rlkit.envs.make import make_envs
-from rlkit.errors import UsageError
-from rlkit.experience import replay
 from rlkit.experience.replay import Replay, Sampling
-
-CPU = torch.device("cpu")
-GAMMA = 0.9
-
-
-class Driven:
-    """Scripted environments that fill a replay memory with random actions."""
-
-    def __init__(self, ends, mode, capacity, n_step, draws=(2, 128)):
-        self.script = Scripted(ends, mode, spaces.Discrete(5))
-        self.n, self.capacity, self.n_step = len(ends), capacity, n_step
-        self.envs = make_envs(self.script, self.n, 0)
-        self.envs.reset()
-        self.memory = self.another(draws)
-        self.rng = np.random.default_rng(1)
-
-    def another(self, draws):
-        sampling = Sampling(0, 1, *draws, n_step=self.n_step, gamma=GAMMA)
-        script, generator = self.script, torch.Generator().manual_seed(7)
-        memory = Replay(
-            self.capacity,
-            self.n,
-            script.single_observation_space,
-            script.single_action_space,
-            sampling,
-            CPU,
-            generator,
-        )
-        memory.allocate()
-        return memory
-
-    def step(self, *memories):
-        step = self.envs.step(self.rng.integers(0, 5, self.n))
-        for memory in (self.memory, *memories):
-            memory.add(step)
-
-    def windows(self):
-        """What may be sampled: (environment, episode, age) / 8 → what must come with it.
-
-        The ring holds the newest `capacity` steps or, if that is more, the n + 2 rows without
-        which all its windows might start at dead steps.
-        """
-        rows = max(self.capacity // self.n, self.n_step + 2)
-        oldest = max(0, self.script.row - rows)
-        found = {}
-        for log in self.script.log:
-            for k, start in enumerate(log):
-                if not oldest <= start.row <= self.script.row - self.n_step:
-                    continue
-                window = [x for x in log[k : k + self.n_step] if x.episode == start.episode]
-                gain = 0.0
-                for j, x in enumerate(window):
-                    gain += GAMMA**j * x.reward
-                last = window[-1]
-                discount = 0.0 if last.terminated else GAMMA ** len(window)
-                found[start.obs] = (start.action, gain, discount, *last.next_obs)
-        return found
-
-    def check(self, memory=None):
-        """Every sampled window is what the log says; returns how often each was drawn."""
-        windows = self.windows()
-        batch = (memory or self.memory).sample()
-        counts = dict.fromkeys(windows, 0)
-        columns = [getattr(batch, name).flatten(0, 1) for name in batch.__slots__]
-        for obs, action, reward, discount, next_obs in zip(*columns, strict=True):
-            place = tuple(obs.tolist())
-            assert place in windows, f"{place} is dead, or its window is not in the ring"
-            expected = windows[place]
-            found = (action.item(), reward.item(), discount.item(), *next_obs.tolist())
-            assert found == pytest.approx(expected, abs=1e-5), f"the window at {place}"
-            counts[place] += 1
-        return counts
+from rlkit.run.tree import load_tree, save_tree
 
 
 @pytest.mark.parametrize("n_step", [1, 3, 5])
@@ -137,21 +62,35 @@ def test_buffers_smaller_than_a_window_or_than_the_environments(mode, capacity, 
 
 @pytest.mark.parametrize("steps", [6, 50])  # a ring that is partly filled, and one that wrapped
 @pytest.mark.parametrize("mode", MODES)
-def test_a_restored_memory_goes_on_bit_for_bit(mode, steps):
-    driven = Driven(random_ends(3, 60, seed=2), mode, 30, 3)
-    for _ in range(steps):
+@pytest.mark.parametrize("alpha", [0.0, 0.7])
+def test_a_restored_memory_goes_on_bit_for_bit(alpha, mode, steps, tmp_path):
+    driven = Driven(random_ends(3, 60, seed=2), mode, 30, 3, alpha=alpha, masked=True)
+    for taken in range(steps):
         driven.step()
+        if taken > 3:
+            learn(driven.memory)
     restored = driven.another((2, 128))
-    restored.set_state(copy.deepcopy(driven.memory.get_state()))
+    files = tmp_path / "tensors", tmp_path / "state"
+    save_tree(driven.memory.get_state(), *files)
+    restored.set_state(load_tree(*files))
     restored.generator.set_state(driven.memory.generator.get_state())
     for _ in range(15):
         driven.step(restored)
         assert restored.due == driven.memory.due
         driven.check(restored)
         driven.memory.generator.set_state(restored.generator.get_state())
-        a, b = driven.memory.sample(), restored.sample()
+        a, b = learn(driven.memory), learn(restored)
         for name in a.__slots__:
-            assert torch.equal(getattr(a, name), getattr(b, name)), name
+            one, other = getattr(a, name), getattr(b, name)
+            assert (one is other is None) or torch.equal(one, other), name
+
+
+def learn(memory):
+    """Draw a batch, and give its steps errors that depend on it."""
+    memory.beta = 0.3 + 0.01 * (memory.added % 50)
+    batch = memory.sample()
+    memory.update_priorities(batch.cell, batch.reward * 3)
+    return batch
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -161,15 +100,7 @@ def test_episodes_that_broke_off_are_cut_there(mode):
     for restart_after in (5, 7, 30):
         for _ in range(restart_after):
             driven.step()
-        driven.memory.restart()
-        script = driven.script
-        for i, log in enumerate(script.log):
-            last = log[-1]
-            if last.row == script.row - 1 and not last.ended:
-                log[-1] = type(last)(**{**vars(last), "truncated": True})
-            script._begin(i)
-        script.row += 1  # the dead row in between
-        driven.envs._obs, driven.envs._ended = script._all(), np.zeros(3, dtype=bool)
+        driven.break_off()
         for _ in range(5):
             driven.step()
             driven.check()
@@ -186,6 +117,47 @@ def test_the_smallest_ring_has_a_window_after_an_end_and_a_break():
     for _ in range(3):
         driven.step()
         driven.check()
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_masks_are_those_of_the_next_observations(mode, n_step):
+    driven = Driven(random_ends(4, 60, seed=3), mode, 40, n_step, masked=True)
+    forbidden = 0
+    for taken in range(40):
+        driven.step()
+        if taken > n_step:
+            driven.check()
+            batch = driven.memory.sample()
+            assert batch.next_mask.dtype == torch.bool
+            for column in zip(
+                *(x.flatten(0, 1) for x in (batch.discount, batch.next_obs, batch.next_mask)),
+                strict=True,
+            ):
+                discount, next_obs, mask = (x.tolist() for x in column)
+                if discount or mode == "same_step":
+                    assert mask == allowed(next_obs)
+                else:  # the environments allow nothing in terminal states, which is read as all
+                    assert mask == [True] * 3
+                forbidden += not all(mask)
+    assert forbidden > 1000
+    memory = driven.memory
+    assert memory.final_masks.keys() == memory.finals.keys()  # those of rows that are gone, too
+
+
+def test_steps_without_masks_allow_all_actions():
+    driven = Driven([[TERMINATED, 0, 0]], "same_step", 12, 1, masked=True)
+    driven.step()
+    driven.memory.masks = None  # as if masks came with the next step first
+    driven.memory.final_masks.clear()
+    driven.step()
+    driven.step()
+    batch = driven.memory.sample()
+    unmasked = batch.obs[..., 1] == 0  # of the first episode, which had one step
+    assert batch.next_mask[unmasked].all()
+    assert unmasked.any()
+    assert not batch.next_mask[~unmasked].all()
+    assert Driven([[0]], "next_step", 12, 1).memory.masks is None
 
 
 def bursts(n, start, every, n_step=1, steps=40):
@@ -219,25 +191,3 @@ def test_the_first_burst_waits_for_a_window_and_its_neighbour():
     assert bursts(2, 0, 4, n_step=3, steps=8) == [8, 12, 16]
     assert bursts(1, 0, 1, n_step=1, steps=5) == [2, 3, 4, 5]
     assert bursts(1, 1000, 1, steps=40) == []
-
-
-def test_a_ring_larger_than_memory_is_refused_before_it_is_allocated(monkeypatch):
-    n, free = 8, 1_000_000
-    monkeypatch.setattr(replay, "available_memory", lambda: free)
-
-    def made(capacity):
-        space, sampling = spaces.Box(-1, 1, (4,)), Sampling(0, 1, 1, 1, 3, GAMMA)
-        return Replay(capacity, n, space, spaces.Discrete(2), sampling, CPU, torch.Generator())
-
-    with pytest.raises(UsageError) as refused:
-        made(10**13).allocate()  # 300 TB: a MemoryError, had it been tried
-    message = str(refused.value)
-    assert re.match(r"buffer_size \(--buffer-size\) is 10000000000000: ", message), message
-    (fits,) = map(int, re.findall(r"up to (\d+)", message))
-    assert fits > 30_000 - 2 * n  # 4 floats, an action of 8 bytes, 7 of reward and flags: 31
-    memory = made(fits)
-    memory.allocate()
-    held = sum(getattr(memory, name).nbytes for name in replay.COLUMNS)
-    assert free * 0.99 < held <= free
-    with pytest.raises(UsageError, match="allowed: up to"):
-        made(fits + n).allocate()

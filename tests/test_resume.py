@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import AGENTS, DQN, PATIENT, SMALL, leaves, metrics, steps_saved, weights
+from small_runs import AGENTS, DQN, PATIENT, PPO, SMALL, leaves, metrics, steps_saved, weights
 
 import rlkit
 from rlkit.run.checkpoint import load_checkpoint
@@ -25,15 +25,20 @@ STATEFUL = [
     ("a2c", "CartPole", "--vectorization", "sync", "--optimizer", "adam"),
     ("a2c", "Pendulum"),
     ("a2c", "FrozenLake"),
+    ("a2c", "Pendulum", "--normalize-obs", "--normalize-reward"),
+    ("ppo", "CartPole", "--value-clip", "0.2", "--target-kl", "0.01"),
+    ("ppo", "Pendulum", "--normalize-obs", "--normalize-reward"),
     ("dqn", "CartPole"),
     ("dqn", "CartPole", "--vectorization", "sync", "--n-step", "1"),
     ("dqn", "Acrobot"),
+    ("sac", "Pendulum"),
 ]
 
 
 def settings(agent, *more):
     every = ("--eval-every", 300, "--eval-episodes", 3, "--checkpoint-every", 500)
-    own = (*DQN, "--envs", 4) if agent == "dqn" else ("--envs", 8)
+    own = (*DQN, "--envs", 4) if agent in ("dqn", "sac") else ("--envs", 8)
+    own = (*own, *PPO) if agent == "ppo" else own
     return ("--steps", 1000, "--seed", 3, "--hidden", 8, *every, *own, *more)
 
 

@@ -3,6 +3,9 @@
 Each observation is stored once: what followed row i is row i + 1, across the end of an episode too,
 where NEXT_STEP autoreset puts the final observation. A dead reset step fills a row that is never
 drawn. Under SAME_STEP the final observations of episodes are kept beside the ring.
+
+Its parts say how observations are kept (`rlkit.experience.observations`) and which steps are drawn
+(`rlkit.experience.draws`).
 """
 
 from __future__ import annotations
@@ -11,17 +14,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rlkit.errors import UsageError
+from rlkit.experience import sum_tree
+from rlkit.experience.draws import Draws, Prioritized, Uniform
+from rlkit.experience.observations import Observations, Stacked, Whole
 from rlkit.experience.rollout import space_array
-from rlkit.experience.step import Step
+from rlkit.experience.step import FinalObs, Step
 from rlkit.returns import n_step
-from rlkit.system import available_memory
+from rlkit.system import require_memory
 
-COLUMNS = ("obs", "action", "reward", "terminated", "ended", "valid")
+COLUMNS = ("action", "reward", "terminated", "ended", "valid")
 
 
 @dataclass(slots=True)
@@ -33,6 +40,17 @@ class ReplayBatch:
     reward: Tensor  # (G, B) float32: the n-step return's rewards, Σ γ^k·r_k
     discount: Tensor  # (G, B) float32: γ^m, and 0 where the window ended in a terminal state
     next_obs: Tensor  # (G, B, *obs): the observation m steps later, before any reset
+    cell: Tensor | None = None  # (G, B) int64, on the CPU: for `Replay.update_priorities`
+    weight: Tensor | None = None  # (G, B) float32: of each loss; None: 1, as draws are uniform
+    next_mask: Tensor | None = None  # (G, B, n) bool: the actions allowed at next_obs; None: all
+
+    def minibatch(self, g: int) -> ReplayBatch:
+        """The g-th minibatch alone: every field without its first axis."""
+
+        def part(column: Any) -> Any:
+            return None if column is None else column[g]
+
+        return ReplayBatch(*(part(getattr(self, name)) for name in self.__slots__))
 
 
 @dataclass(frozen=True)
@@ -45,10 +63,17 @@ class Sampling:
     batch_size: int  # B
     n_step: int
     gamma: float
+    priority_exponent: float = 0.0  # α of prioritised replay (`draws.Prioritized`); 0: uniform
+    priority_eps: float = 1e-6  # ε: added to errors, so that no step is forgotten
 
 
 class Replay:
-    """A ring of `capacity` steps over N environments, in host memory."""
+    """A ring of `capacity` steps over N environments, in host memory.
+
+    With `frame_stack` k > 1 observations are stacks of the last k frames (k, ...), and each frame
+    is kept once (`observations.Stacked`). The exponent of the importance weights, `beta`, is the
+    agent's to set.
+    """
 
     def __init__(
         self,
@@ -59,57 +84,98 @@ class Replay:
         sampling: Sampling,
         device: torch.device,
         generator: torch.Generator,
+        frame_stack: int = 1,
     ) -> None:
         self.capacity = capacity
-        # One row more than steps: the newest observation has no action yet. And room for windows
-        # that start at three neighbouring rows, of which at most two are dead (the first row of
-        # all is not: until the ring is full, two are enough).
-        self.rows = max(capacity // n_envs, sampling.n_step + 2) + 1
+        # Room for windows that start at three neighbouring rows, of which at most two are dead
+        # (the first row of all is not: until the ring is full, two are enough).
+        self.limit = max(capacity // n_envs, sampling.n_step + 2)
+        # One row more than steps: the newest observation has no action yet. And the frames of the
+        # oldest stacks lie further back.
+        self.rows = self.limit + frame_stack
         self.n_envs = n_envs
-        self.spaces = obs_space, action_space
+        self.action_space = action_space
         self.sampling = sampling
         self.device = device
         self.generator = generator
+        self.observations: Observations = (
+            Whole(obs_space) if frame_stack == 1 else Stacked(obs_space, frame_stack)
+        )
+        self.beta = 1.0
         self.quantum = n_envs
-        self.finals: dict[int, Tensor] = {}  # flat index (row·N + environment) → final observation
+        # flat index (row·N + environment) → what is kept of the final observation, and its mask
+        self.finals: dict[int, Tensor] = {}
+        self.final_masks: dict[int, Tensor] = {}
+        self.masks: Tensor | None = None  # (rows, N, n), from the first step on that has one
         self.head = 0  # the row that the next step fills
-        self.filled = 0  # rows that hold a step, at most rows − 1
+        self.filled = 0  # rows that hold a step which may be sampled, at most `limit`
         self.added = 0  # steps added so far, over all environments
         self.due = sampling.start
         self._restarted = True  # the next step's observation is not yet in the ring
 
     def allocate(self) -> None:
         grid = (self.rows, self.n_envs)
-        self._check_memory()
-        self.obs = torch.from_numpy(space_array(self.spaces[0], grid))  # (rows, N, *obs)
-        self.action = torch.from_numpy(space_array(self.spaces[1], grid))  # (rows, N, *action)
+        self._check_memory(mask_bytes=0)
+        self.observations.allocate(*grid)
+        self.action = torch.from_numpy(space_array(self.action_space, grid))  # (rows, N, *action)
         self.reward = torch.zeros(grid)
         self.terminated = torch.zeros(grid, dtype=torch.bool)
         self.ended = torch.zeros(grid, dtype=torch.bool)  # terminated or truncated
         self.valid = torch.zeros(grid, dtype=torch.bool)
         self._arrays = [getattr(self, name).numpy() for name in COLUMNS]
+        spec, valid = self.sampling, self._arrays[-1]
+        self.draws: Draws = (
+            Prioritized(valid, spec.priority_exponent, spec.priority_eps, self.generator)
+            if spec.priority_exponent
+            else Uniform(self.valid, self.generator)
+        )
 
     def add(self, step: Step) -> None:
-        obs, action, reward, terminated, ended, valid = self._arrays
+        action, reward, terminated, ended, valid = self._arrays
         row, next_row = self.head, (self.head + 1) % self.rows
         if self._restarted:
-            obs[row] = step.obs
+            self.observations.begin(row, step.obs)
             self._restarted = False
-        obs[next_row] = step.next_obs
+        self.observations.follow(next_row, step.obs, step.next_obs)
         action[row] = step.action
         reward[row] = step.reward
         terminated[row] = step.terminated
         ended[row] = step.terminated | step.truncated
         valid[row] = step.valid
+        self._put_mask(next_row, step.next_mask)
         if self.finals:
             for env in range(self.n_envs):
                 self.finals.pop(row * self.n_envs + env, None)
+                self.final_masks.pop(row * self.n_envs + env, None)
         if step.final_obs is not None:
-            for env, final in zip(step.final_obs.index, step.final_obs.obs, strict=True):
-                self.finals[row * self.n_envs + int(env)] = torch.as_tensor(final).clone()
-        self.head = next_row
-        self.filled = min(self.filled + 1, self.rows - 1)
+            self._put_finals(row, step.obs, step.final_obs)
+        self._advance()
         self.added += self.n_envs
+
+    def _put_mask(self, row: int, mask: NDArray[np.bool_] | None) -> None:
+        if mask is not None and self.masks is None:
+            self._check_memory(mask_bytes=mask.shape[-1])
+            self.masks = torch.ones((self.rows, *mask.shape), dtype=torch.bool)
+        if self.masks is not None:
+            self.masks.numpy()[row] = True if mask is None else mask
+
+    def _put_finals(self, row: int, obs: NDArray[Any], final: FinalObs) -> None:
+        for k, env in enumerate(final.index):
+            flat = row * self.n_envs + int(env)
+            self.finals[flat] = self.observations.final(obs[env], final.obs[k])
+            if final.mask is not None:
+                self.final_masks[flat] = torch.tensor(final.mask[k])
+
+    def _advance(self) -> None:
+        """The head's row is complete: a window of n steps can start n − 1 rows before it."""
+        oldest = self.head - self.filled
+        self.head = (self.head + 1) % self.rows
+        if self.filled == self.limit:
+            self.draws.drop(oldest % self.rows)
+        else:
+            self.filled += 1
+        if self.filled >= self.sampling.n_step:
+            self.draws.admit((self.head - self.sampling.n_step) % self.rows)
 
     def batches(self) -> Iterator[ReplayBatch]:
         if self.filled <= self.sampling.n_step:
@@ -123,15 +189,16 @@ class Replay:
         if not self._restarted:
             self.ended[self.head - 1] = True
             self.valid[self.head] = False
-            self.head = (self.head + 1) % self.rows
-            self.filled = min(self.filled + 1, self.rows - 1)
+            self._advance()
             self._restarted = True
 
     def sample(self) -> ReplayBatch:
-        """G·B windows of n steps, uniformly over those that start at a valid step."""
+        """G·B windows of n steps that start at valid steps."""
         spec = self.sampling
         shape = (spec.minibatches, spec.batch_size)
-        row, env = self._draw(shape[0] * shape[1])
+        row, env, weight = self.draws.draw(
+            shape, self.head - self.filled, self.filled - spec.n_step + 1, self.beta
+        )
         # (n, G·B) flat indices of each window's steps
         window = (row + torch.arange(spec.n_step)[:, None]) % self.rows * self.n_envs + env
         reward, discount, m = n_step(
@@ -140,42 +207,62 @@ class Replay:
             self.ended.view(-1)[window],
             spec.gamma,
         )
-        start = row * self.n_envs + env
-        after = (row + m) % self.rows * self.n_envs + env
-        next_obs = self.obs.flatten(0, 1)[after]
+        cell, after = window[0], (row + m) % self.rows
+        # One block of memory for both: the allocator would give two of pixels back to the system
+        # after every batch, and to get them again costs ten times as much as to fill them.
+        taken = self.observations.take(torch.cat([row, after]), env.repeat(2))
+        obs, next_obs = taken.chunk(2)
+        next_mask = None if self.masks is None else self.masks[after, env]
         if self.finals:
             last = (row + m - 1) % self.rows * self.n_envs + env
-            for i, flat in enumerate(last.tolist()):
-                if flat in self.finals:
-                    next_obs[i] = self.finals[flat]
-        columns = (
-            self.obs.flatten(0, 1)[start],
-            self.action.flatten(0, 1)[start],
-            reward,
-            discount,
-            next_obs,
+            self._take_finals(last.tolist(), next_obs, next_mask)
+
+        def moved(x: Tensor) -> Tensor:
+            return x.view(*shape, *x.shape[1:]).to(self.device)
+
+        return ReplayBatch(
+            moved(obs),
+            moved(self.action.flatten(0, 1).index_select(0, cell)),
+            moved(reward),
+            moved(discount),
+            moved(next_obs),
+            cell.view(shape),
+            None if weight is None else moved(weight),
+            None if next_mask is None else moved(next_mask),
         )
-        return ReplayBatch(*(x.view(*shape, *x.shape[1:]).to(self.device) for x in columns))
 
-    def _draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Rows and environments of `count` valid steps whose whole window lies in the ring."""
-        starts = self.filled - self.sampling.n_step + 1
-        row, env = self._candidates(count, starts)
-        while (dead := ~self.valid[row, env]).any():
-            row[dead], env[dead] = self._candidates(int(dead.sum()), starts)
-        return row, env
+    def _take_finals(self, last: list[int], next_obs: Tensor, next_mask: Tensor | None) -> None:
+        """Put final observations in their place, where a window's last step has one.
 
-    def _candidates(self, count: int, starts: int) -> tuple[Tensor, Tensor]:
-        cell = torch.randint(starts * self.n_envs, (count,), generator=self.generator)
-        oldest = self.head - self.filled
-        row = (oldest + torch.div(cell, self.n_envs, rounding_mode="floor")) % self.rows
-        return row, cell % self.n_envs
+        Without a mask of its own all is allowed at a final observation.
+        """
+        for i, flat in enumerate(last):
+            kept = self.finals.get(flat)
+            if kept is not None:
+                next_obs[i] = self.observations.take_final(*divmod(flat, self.n_envs), kept)
+                if next_mask is not None:
+                    next_mask[i] = self.final_masks.get(flat, torch.tensor(True))
+
+    def update_priorities(self, cell: Tensor, td_error: Tensor) -> None:
+        """Have steps drawn as their errors ask, from the next draw on.
+
+        Args: `cell` as in the batch and the errors δ, of one shape, on any device. Cells that can't
+        be drawn any more are passed over. Without effect where draws are uniform. Raises RunError,
+        before a priority changes, where an error is not finite.
+        """
+        self.draws.update(cell, td_error)
 
     def get_state(self) -> dict[str, Any]:
-        used = self.rows if self.filled == self.rows - 1 else self.filled + 1
+        used = self.rows if self.filled == self.limit else self.filled + 1
+        columns = {name: getattr(self, name) for name in COLUMNS} | self.observations.arrays()
+        if self.masks is not None:
+            columns["masks"] = self.masks
         return {
-            "rows": {name: getattr(self, name)[:used] for name in COLUMNS},
-            "finals": {str(flat): obs for flat, obs in self.finals.items()},
+            "rows": {name: column[:used] for name, column in columns.items()},
+            "finals": _packed(self.finals),
+            "final_masks": _packed(self.final_masks),
+            "draws": self.draws.get_state(used),
+            "beta": self.beta,
             "head": self.head,
             "filled": self.filled,
             "added": self.added,
@@ -184,22 +271,42 @@ class Replay:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
+        columns = {name: getattr(self, name) for name in COLUMNS} | self.observations.arrays()
+        if "masks" in state["rows"]:
+            shape = (self.rows, *state["rows"]["masks"].shape[1:])
+            columns["masks"] = self.masks = torch.ones(shape, dtype=torch.bool)
         for name, rows in state["rows"].items():
-            getattr(self, name)[: rows.shape[0]].copy_(rows)
-        self.finals = {int(flat): obs for flat, obs in state["finals"].items()}
+            columns[name][: rows.shape[0]].copy_(rows)
+        self.finals = _unpacked(state["finals"])
+        self.final_masks = _unpacked(state["final_masks"])
+        self.draws.set_state(state["draws"])
+        self.beta = state["beta"]
         self.head, self.filled = state["head"], state["filled"]
         self.added, self.due = state["added"], state["due"]
         self._restarted = state["restarted"]
 
-    def _check_memory(self) -> None:
-        """Refuse a ring that doesn't fit: Linux would grant it now and kill the run later."""
+    def _check_memory(self, mask_bytes: int) -> None:
         flags = 4 + 3  # a float32 reward and three booleans
-        row = (sum(space_array(space, ()).nbytes for space in self.spaces) + flags) * self.n_envs
-        need, free = self.rows * row, available_memory()
-        if free is not None and need > free:
-            fits = max(0, free // row - 1) * self.n_envs
-            raise UsageError(
-                f"buffer_size (--buffer-size) is {self.capacity}: the replay memory would take "
-                f"{need / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
-                f"allowed: up to {fits}"
-            )
+        step = self.observations.cell_bytes + space_array(self.action_space, ()).nbytes + flags
+        step += mask_bytes
+        if self.sampling.priority_exponent:
+            step += sum_tree.BYTES_PER_CELL
+        row = step * self.n_envs
+        beyond = self.rows - self.limit  # rows that are no steps
+
+        require_memory(
+            self.rows * row,
+            f"buffer_size (--buffer-size) is {self.capacity}",
+            "the replay memory",
+            lambda free: max(0, free // row - beyond) * self.n_envs,
+        )
+
+
+def _packed(table: dict[int, Tensor]) -> dict[str, Tensor] | None:
+    if not table:
+        return None
+    return {"cell": torch.tensor(list(table)), "value": torch.stack(list(table.values()))}
+
+
+def _unpacked(table: dict[str, Tensor] | None) -> dict[int, Tensor]:
+    return {} if table is None else dict(zip(table["cell"].tolist(), table["value"], strict=True))

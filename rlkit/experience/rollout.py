@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rlkit.arrays import Array
 from rlkit.experience.step import Step
+from rlkit.system import require_memory
 
 ROWS = ("obs", "action", "reward", "terminated", "truncated", "valid")
 
@@ -35,7 +36,16 @@ class RolloutBatch:
     valid: Array  # (T, N) bool: False on the dead step that resets an environment
     final_at: tuple[Array, Array] | None = None  # (K,) int64 each: t and environment
     final_obs: Array | None = None  # (K, *obs): the final observation of each
-    mask: Array | None = None  # (T, N, n) bool: the actions allowed at obs[:-1]; None: all
+    final_mask: Array | None = None  # (K, n) bool: the actions allowed there; None: all
+    obs_mask: Array | None = None  # (T + 1, N, n) bool: the actions allowed at `obs`; None: all
+
+    @property
+    def mask(self) -> Array | None:
+        """Which actions were allowed when those of the batch were taken: (T, N, n); None: all.
+
+        A dead step's is its observation's, the last of an episode, and not its action's.
+        """
+        return None if self.obs_mask is None else self.obs_mask[:-1]
 
     def next_values(self, v: Array, critic: Callable[[Array], Array]) -> Array:
         """The value of the state that followed each step, before any reset: (T, N).
@@ -69,11 +79,13 @@ class Rollout:
         self.spaces = obs_space, action_space
         self.device = device
         self.quantum = n_steps * n_envs
-        self._finals: list[tuple[int, Any, Any]] = []  # t, (K,) environments, (K, *obs)
+        # t, (K,) environments, (K, *obs), and (K, n) masks or None
+        self._finals: list[tuple[int, Any, Any, Any]] = []
         self.t = 0
 
     def allocate(self) -> None:
         grid = (self.n_steps, self.n_envs)
+        self._check_memory()
         self.storage = RolloutBatch(
             obs=space_array(self.spaces[0], (self.n_steps + 1, self.n_envs)),
             action=space_array(self.spaces[1], grid),
@@ -93,20 +105,22 @@ class Rollout:
         rows.terminated[t] = step.terminated
         rows.truncated[t] = step.truncated
         rows.valid[t] = step.valid
-        if step.mask is not None:
-            self._masks(step.mask.shape[-1])[t] = step.mask
-        elif rows.mask is not None:
-            rows.mask[t] = True
-        if step.final_obs is not None:
-            self._finals.append((t, step.final_obs.index, step.final_obs.obs))
+        if step.next_mask is not None:
+            self._mask_rows(step.next_mask.shape[-1])
+        if rows.obs_mask is not None:
+            if t == 0:
+                rows.obs_mask[0] = True if step.mask is None else step.mask
+            rows.obs_mask[t + 1] = True if step.next_mask is None else step.next_mask
+        if (final := step.final_obs) is not None:
+            self._finals.append((t, final.index, final.obs, final.mask))
         self.t = t + 1
 
-    def _masks(self, n: int) -> NDArray[np.bool_]:
-        """The rows (T, N, n) of the masks, which few environments have: room is made on sight."""
-        if self.storage.mask is None:
-            self.storage.mask = np.ones((self.n_steps, self.n_envs, n), dtype=np.bool_)
-        masks: NDArray[np.bool_] = self.storage.mask
-        return masks
+    def _mask_rows(self, n: int) -> Array:
+        """The rows of `obs_mask`, made on the first sight of a mask: few environments have one."""
+        if self.storage.obs_mask is None:
+            shape = (self.n_steps + 1, self.n_envs, n)
+            self.storage.obs_mask = np.ones(shape, dtype=np.bool_)
+        return self.storage.obs_mask
 
     def batches(self) -> Iterator[RolloutBatch]:
         if self.t == self.n_steps:
@@ -116,12 +130,14 @@ class Rollout:
 
     def _batch(self) -> RolloutBatch:
         batch = self.storage
-        batch.final_at = batch.final_obs = None
+        batch.final_at = batch.final_obs = batch.final_mask = None
         if self._finals:
-            t = np.concatenate([np.full_like(index, t) for t, index, _ in self._finals])
-            env = np.concatenate([index for _, index, _ in self._finals])
-            batch.final_at = t, env
-            batch.final_obs = np.concatenate([obs for _, _, obs in self._finals])
+            steps, envs, obs, masks = zip(*self._finals, strict=True)
+            t = np.concatenate([np.full_like(env, t) for t, env in zip(steps, envs, strict=True)])
+            batch.final_at = t, np.concatenate(envs)
+            batch.final_obs = np.concatenate(obs)
+            if all(mask is not None for mask in masks):
+                batch.final_mask = np.concatenate(masks)
         return batch if self.device.type == "cpu" else _moved(batch, self.device)
 
     def restart(self) -> None:
@@ -133,18 +149,30 @@ class Rollout:
         """What resuming needs: the steps collected since the last batch, and how many."""
         rows = {name: getattr(self.storage, name) for name in ROWS}
         finals = {
-            str(k): {"t": t, "index": index, "obs": obs}
-            for k, (t, index, obs) in enumerate(self._finals)
+            str(k): {"t": t, "index": index, "obs": obs, "mask": mask}
+            for k, (t, index, obs, mask) in enumerate(self._finals)
         }
-        return {"t": self.t, "rows": rows, "finals": finals, "mask": self.storage.mask}
+        return {"t": self.t, "rows": rows, "finals": finals, "obs_mask": self.storage.obs_mask}
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.t = state["t"]
         for name, rows in state["rows"].items():
             getattr(self.storage, name)[:] = rows
-        self._finals = [(f["t"], f["index"], f["obs"]) for f in state["finals"].values()]
-        if state["mask"] is not None:
-            self._masks(state["mask"].shape[-1])[:] = state["mask"]
+        finals = state["finals"].values()
+        self._finals = [(f["t"], f["index"], f["obs"], f["mask"]) for f in finals]
+        if (obs_mask := state["obs_mask"]) is not None:
+            self._mask_rows(obs_mask.shape[-1])[:] = obs_mask
+
+    def _check_memory(self) -> None:
+        obs, action = (space_array(space, ()).nbytes for space in self.spaces)
+        flags = 4 + 3  # a float32 reward and three booleans
+        row = (obs + action + flags) * self.n_envs
+        require_memory(
+            self.n_steps * row + obs * self.n_envs,
+            f"n_steps (--n-steps) is {self.n_steps}",
+            "the rollout",
+            lambda free: max(0, free - obs * self.n_envs) // row,
+        )
 
 
 def space_array(space: spaces.Space[Any], leading: tuple[int, ...]) -> NDArray[Any]:

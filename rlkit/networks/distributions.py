@@ -104,6 +104,9 @@ class MultiCategorical(nn.Module):
         real = np.arange(width) < sizes[:, None]  # (k, width)
         self._is_ragged = not real.all()
         # Which of the network's logits each cell shows, and which cell shows each logit.
+        self._source: Tensor
+        self._real: Tensor
+        self._cell: Tensor
         source = np.where(real, first[:, None] + np.arange(width), 0)
         self.register_buffer("_source", torch.from_numpy(source), persistent=False)
         self.register_buffer("_real", torch.from_numpy(real), persistent=False)

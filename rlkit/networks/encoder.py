@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from rlkit.arrays import Array, as_float
 from rlkit.errors import UsageError
-from rlkit.networks.mlp import MLP
+from rlkit.networks.mlp import MLP, NO_NORM
 from rlkit.networks.vjp import Pull
 
 LARGEST_ONE_HOT = 100_000  # a one-hot row of this many float32 is 400 kB
@@ -44,17 +46,17 @@ class OneHots(nn.Module):
 
 
 class Flat(nn.Module):
-    """(..., *shape) of any dtype → (..., product of shape) float32."""
+    """(..., *shape) of any dtype → (..., product of shape) float32; arrays too."""
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         self.dims = len(shape)
         self.width = math.prod(shape)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Array) -> Array:
         if self.dims != 1:
             x = x.reshape(*x.shape[: x.ndim - self.dims], self.width)
-        return x.float()
+        return as_float(x) if isinstance(x, np.ndarray) else x.float()
 
 
 class Encoder(nn.Module):
@@ -65,21 +67,24 @@ class Encoder(nn.Module):
         self.numbers = numbers
         self.mlp = mlp
         self.width = mlp.width
+        self.takes_arrays = isinstance(numbers, Flat) and mlp.takes_arrays
 
-    def forward(self, obs: Tensor) -> Tensor:
+    def forward(self, obs: Array) -> Array:
         return self.mlp.forward(self.numbers.forward(obs))
 
-    def vjp(self, obs: Tensor) -> tuple[Tensor, Pull]:
+    def vjp(self, obs: Array) -> tuple[Array, Pull]:
         return self.mlp.vjp(self.numbers.forward(obs))
 
 
-def encoder_for(space: spaces.Space[Any], hidden: Sequence[int], activation: str) -> Encoder:
+def encoder_for(
+    space: spaces.Space[Any], hidden: Sequence[int], activation: str, norm: str = NO_NORM
+) -> Encoder:
     """The encoder of an observation space: one-hot where it is discrete, then an MLP.
 
     Raises UsageError for spaces that have no encoder, and for a Discrete too large for one-hot.
     """
     numbers = _numbers(space)
-    return Encoder(numbers, MLP(numbers.width, hidden, activation))
+    return Encoder(numbers, MLP(numbers.width, hidden, activation, norm))
 
 
 def _numbers(space: spaces.Space[Any]) -> OneHot | OneHots | Flat:

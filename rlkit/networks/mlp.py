@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlkit.arrays import Array
+from rlkit.networks.layers import ON_TENSORS, Weights, arithmetic_of
 from rlkit.networks.vjp import Pull
+from rlkit.registry import unknown
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
@@ -20,22 +24,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
 }
 
-# The same, written over their argument, which nobody needs afterwards where there is no graph.
-_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": torch.tanh_}
+NO_NORM = "none"
+NORMS = (NO_NORM, "layer")
+NORM_EPS = 1e-5  # added to the variance
 
-# ∂L/∂input of an activation from ∂L/∂output and the output y, where y alone tells the derivative.
-_DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "relu": lambda g, y: torch.ops.aten.threshold_backward(g, y, 0),
-    "tanh": torch.ops.aten.tanh_backward,
-}
+PullNorm = Callable[[Tensor], Tensor]  # ∂L/∂(norm's output) → ∂L/∂(its input)
 
 
-def _no_layer(g: Tensor, y: Tensor) -> Tensor:
-    return g
-
-
-# A product with so few columns takes half the time the other way round (MKL, wide layers).
-NARROW = 8
+def _no_layer(*_: Array) -> Array:
+    raise AssertionError("a layer without an activation")
 
 
 def orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
@@ -49,61 +46,102 @@ class MLP(nn.Module):
     """Linear layers with an activation after each: (..., width_in) → (..., width).
 
     Orthogonal initialisation with gain √2, as actor-critic baselines use it (Andrychowicz et al.
-    2021, §3.2).
+    2021, §3.2). With `norm` "layer", LayerNorm (Ba et al. 2016) stands between each linear layer
+    and its activation, as PQN has it (Gallici et al. 2024). Raises UsageError for other norms.
     """
 
-    def __init__(self, width_in: int, hidden: Sequence[int], activation: str) -> None:
+    def __init__(
+        self, width_in: int, hidden: Sequence[int], activation: str, norm: str = NO_NORM
+    ) -> None:
         super().__init__()
+        if norm not in NORMS:
+            raise unknown("norm", norm, NORMS)
         widths = (width_in, *hidden)
         linears = [
             orthogonal(nn.Linear(fan_in, fan_out), math.sqrt(2))
             for fan_in, fan_out in zip(widths, hidden, strict=False)
         ]
         self.linears = nn.ModuleList(linears)
+        norms = [nn.LayerNorm(width, NORM_EPS) for width in hidden if norm == "layer"]
+        self.norms = nn.ModuleList(norms)
         # nn.Module looks parameters up by name, layer by layer; small networks would notice.
-        self._layers = tuple((layer.weight, layer.bias) for layer in linears)
-        self.activation = activation
+        scales: Sequence[tuple[Tensor, Tensor] | None] = [(n.weight, n.bias) for n in norms]
+        self._scales = scales or [None] * len(linears)
+        self._layers = [Weights(layer) for layer in linears]
         self._activation = ACTIVATIONS[activation]
-        self._in_place = _IN_PLACE.get(activation, self._activation)
+        self.activation = activation
         self.width = widths[-1]
+        by_hand = not linears or activation in ON_TENSORS.activate
+        self._by_hand = by_hand
+        self.takes_arrays = by_hand and not norms  # `forward` and `vjp` do, besides tensors
 
-    def forward(self, x: Tensor) -> Tensor:
-        activation = self._activation if torch.is_grad_enabled() else self._in_place
-        for W, b in self._layers:
-            x = activation(F.linear(x, W, b))
+    def forward(self, x: Array) -> Array:
+        if self._by_hand and not torch.is_grad_enabled():
+            y = self._outputs(x if x.ndim == 2 else x.reshape(-1, x.shape[-1]))[0][-1]
+            return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.width)
+        for layer, scale in zip(self._layers, self._scales, strict=True):
+            W, b = layer.tensors
+            x = F.linear(x, W, b)
+            if scale is not None:
+                x = torch.layer_norm(x, b.shape, *scale, NORM_EPS)
+            x = self._activation(x)
         return x  # (..., width)
 
-    def vjp(self, x: Tensor) -> tuple[Tensor, Pull]:
+    def vjp(self, x: Array) -> tuple[Array, Pull]:
         """`rlkit.networks.vjp.vjp` by hand for ReLU and tanh, through autograd for the others."""
-        if self._layers and self.activation not in _DERIVATIVES:
+        if not self._by_hand:
             with torch.enable_grad():
                 y = self(x)
             return y.detach(), lambda g: torch.autograd.backward(y, g)
-        derivative = _DERIVATIVES.get(self.activation, _no_layer)
-        outputs = [x.reshape(-1, x.shape[-1])]  # of each layer, (B, width)
+        arithmetic = arithmetic_of(x)
+        derivative = arithmetic.derivative.get(self.activation, _no_layer)
         with torch.no_grad():
-            for W, b in self._layers:
-                outputs.append(self._in_place(torch.addmm(b, outputs[-1], W.t())))
+            outputs, pull_norms = self._outputs(x.reshape(-1, x.shape[-1]))
 
-        def pull(g: Tensor) -> None:
+        def pull(g: Array) -> None:
             g = g.reshape(-1, self.width)
             with torch.no_grad():
                 for i in reversed(range(len(self._layers))):
-                    W, b = self._layers[i]
-                    g = derivative(g, outputs[i + 1])  # ∂L/∂(W·h + b), (B, width)
-                    add_linear_gradient(W, b, g, outputs[i])
+                    layer = self._layers[i]
+                    g = derivative(g, outputs[i + 1])  # (B, width)
+                    if (pull_norm := pull_norms[i]) is not None:
+                        g = pull_norm(g)  # ∂L/∂(W·h + b)
+                    arithmetic.add_gradient(*layer.grads(x), g, outputs[i])
                     if i > 0:
-                        g = g @ W
+                        g = g @ layer.values(x)[0]
 
-        return outputs[-1].view(*x.shape[:-1], self.width), pull
+        return outputs[-1].reshape(*x.shape[:-1], self.width), pull
+
+    def _outputs(self, x: Array) -> tuple[list[Array], list[PullNorm | None]]:
+        """The input and each layer's output, and the ways back through the norms."""
+        arithmetic = arithmetic_of(x)
+        activate = arithmetic.activate.get(self.activation, _no_layer)
+        outputs: list[Array] = [x]
+        pull_norms: list[PullNorm | None] = []
+        for layer, scale in zip(self._layers, self._scales, strict=True):
+            h, pull_norm = arithmetic.affine(outputs[-1], *layer.values(x)), None
+            if scale is not None:
+                h, pull_norm = layer_norm_vjp(h, *scale)
+            pull_norms.append(pull_norm)
+            outputs.append(activate(h))
+        return outputs, pull_norms
 
 
-def add_linear_gradient(W: Tensor, b: Tensor, g: Tensor, x: Tensor) -> None:
-    """∂L/∂W += gᵀ·x and ∂L/∂b += Σ g, for y = W·x + b with g = ∂L/∂y: g (B, out), x (B, in)."""
-    assert W.grad is not None
-    assert b.grad is not None
-    if x.shape[1] <= NARROW < g.shape[1]:
-        W.grad.add_((x.t() @ g).t())
-    else:
-        W.grad.addmm_(g.t(), x)
-    b.grad.add_(g.sum(0))
+def layer_norm_vjp(
+    h: Tensor, scale: Tensor, shift: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """LayerNorm of h (B, width), and the way back to h, scale and shift, (width,) each."""
+    shape = list(shift.shape)
+    y, mean, rstd = torch.native_layer_norm(h, shape, scale, shift, NORM_EPS)
+
+    def pull(g: Tensor) -> Tensor:
+        assert scale.grad is not None
+        assert shift.grad is not None
+        g_h, g_scale, g_shift = torch.ops.aten.native_layer_norm_backward(
+            g, h, shape, mean, rstd, scale, shift, [True, True, True]
+        )
+        scale.grad.add_(g_scale)
+        shift.grad.add_(g_shift)
+        return cast(Tensor, g_h)
+
+    return y, pull

@@ -110,7 +110,7 @@ class RewardScaler:
         )
         returns = torch.empty_like(r)
         for t in range(len(r)):
-            self.G = r[t] + self.gamma * self.G
+            self.G = live[t] * r[t] + self.gamma * self.G
             returns[t] = self.G
             self.G = self.G * going_on[t]
         self.moments.include(returns[live.bool()])

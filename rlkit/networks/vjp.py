@@ -16,16 +16,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-Pull = Callable[[Tensor], Tensor | None]  # ∂L/∂y → ∂L/∂x, or None where nobody needs it
+from rlkit.arrays import Array
+
+Pull = Callable[[Array], Array | None]  # ∂L/∂y → ∂L/∂x, or None where nobody needs it
 
 
-def vjp(module: nn.Module, x: Tensor) -> tuple[Tensor, Pull]:
+def vjp(module: nn.Module, x: Array) -> tuple[Array, Pull]:
     """f(x), and the function that adds ∂L/∂θ to the parameters' `.grad`, given ∂L/∂f(x).
 
     `x` are observations: no gradient flows back to them. Every parameter must have its `.grad`
     allocated (FlatParameters does it).
     """
-    by_hand: Callable[[Tensor], tuple[Tensor, Pull]] | None = getattr(module, "vjp", None)
+    by_hand: Callable[[Array], tuple[Array, Pull]] | None = getattr(module, "vjp", None)
     if by_hand is not None:
         return by_hand(x)
     with torch.enable_grad():

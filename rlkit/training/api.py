@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from gymnasium.vector import VectorEnv
+from threadpoolctl import threadpool_limits
 
 from rlkit.agent import Agent
 from rlkit.envs.make import make_envs
@@ -179,6 +180,7 @@ def _training_envs(
     """A run's environments, and its number of threads for as long as they are open."""
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads)
+    blas = threadpool_limits(options.threads, user_api="blas")  # NumPy's
     seed = build.env_seed(options.seed, start)
     vectorization: Any = options.vectorization
     try:
@@ -186,6 +188,7 @@ def _training_envs(
             yield envs
     finally:
         torch.set_num_threads(threads)
+        blas.restore_original_limits()
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def _round(agent: Agent, envs: Envs, obs: np.ndarray) -> tuple[np.ndarray, np.nd
     playing = np.ones(envs.n, dtype=np.bool_)
     carry = agent.initial_carry(envs.n)
     for _ in range(EPISODE_CAP):
-        action, carry = agent.act(obs, carry, explore=False)
+        action, carry = agent.act(obs, carry, explore=False, mask=envs.mask)
         step = envs.step(action)
         gain += step.reward * playing
         length += playing

@@ -20,12 +20,12 @@ class RunOptions:
     vectorization: str = option(
         "auto",
         "how the environments step together",
-        choices=("auto", "native", "sync", "async"),
+        choices=("auto", "compiled", "native", "sync", "async"),
     )
     eval_every: int = option(0, "steps between evaluations; 0: a fifth of the run", low=0)
     eval_episodes: int = option(100, "greedy episodes of the last evaluation", low=1)
     checkpoint_every: int = option(0, "steps between checkpoints; 0: a tenth of the run", low=0)
-    threads: int = option(1, "CPU threads that torch computes with", low=1)
+    threads: int = option(1, "CPU threads that torch and NumPy compute with", low=1)
     strict: bool = option(False, "an observation outside its space is an error, not a warning")
 
     def __post_init__(self) -> None:

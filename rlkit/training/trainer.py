@@ -95,7 +95,7 @@ class Trainer:
     def _step(self) -> None:
         agent = self.agent
         agent.clock.progress = self.steps / self.plan.total
-        action, self._carry = agent.act(self._obs, self._carry)
+        action, self._carry = agent.act(self._obs, self._carry, mask=self.envs.mask)
         step = self.envs.step(action)
         agent.memory.add(step)
         self._obs = step.next_obs

@@ -1,0 +1,156 @@
+"""Parallelised Q-network, PQN (Gallici et al. 2024): Q-learning without replay or target network.
+
+Many environments step together ε-greedily; each rollout is learned from for a few epochs and then
+forgotten. Q(s, a; θ), kept from diverging by layer normalisation, is fitted to λ-returns
+
+    G_t = r_t + γ·(λ·G_{t+1} + (1 − λ)·max_a Q(s_{t+1}, a; θ))              (§4, Q(λ) as Peng's)
+
+cut at terminations and bootstrapped at truncations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from gymnasium import spaces
+
+from rlkit.agent import Agent, Carry, Metric, Setting
+from rlkit.arrays import Array, namespace
+from rlkit.experience.minibatches import minibatches
+from rlkit.experience.rollout import Rollout, RolloutBatch
+from rlkit.exploration import EpsilonGreedy
+from rlkit.losses import greedy, squared
+from rlkit.networks.distributions import masked
+from rlkit.networks.network import Network
+from rlkit.networks.normalize import RewardScaler, obs_normalizer
+from rlkit.optim import FlatParameters, optimizer_for
+from rlkit.recipe import Recipe, Tuned, option
+from rlkit.returns import discounts, gae, traces
+from rlkit.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class PQNRecipe(Recipe):
+    """PQN's hyperparameters."""
+
+    steps: int = option(500_000, "environment steps to train for", low=1)
+    envs: int = option(32, "environments that step together", low=1, high=65536)
+    n_steps: int = option(64, "steps of each environment per rollout", low=1)
+    epochs: int = option(4, "times that a rollout is learned from", low=1)
+    minibatch_size: int = option(128, "steps in a minibatch", low=1)
+    gamma: float = option(0.99, "discount γ", low=0, high=1)
+    q_lambda: float = option(0.95, "λ of the returns; 0: one step", low=0, high=1)
+    learning_rate: Schedule = option("2.5e-4:0", "learning rate", above=0)
+    optimizer: str = option(
+        "adam", "optimiser", choices=("sgd", "momentum", "rmsprop", "adam", "adamw")
+    )
+    optimizer_eps: float = option(1e-5, "added to the optimiser's denominator", above=0)
+    exploration: Schedule = option(
+        "1:0.05@0.2", "ε of the ε-greedy policy, falling over a share of the run", low=0, high=1
+    )
+    max_grad_norm: float = option(10.0, "the gradient's norm is clipped to this", above=0)
+    normalize_obs: bool = option(False, "scale observations by their running moments")
+    normalize_reward: bool = option(False, "scale rewards by the deviation of the running return")
+    hidden: tuple[int, ...] = option((128, 128), "widths of the hidden layers", low=1)
+    activation: str = option(
+        "relu", "activation", choices=("elu", "gelu", "mish", "relu", "silu", "tanh")
+    )
+    norm: str = option("layer", "normalisation of the hidden layers", choices=("none", "layer"))
+
+
+RECIPES: dict[str, Tuned] = {}
+
+
+class PQN(Agent):
+    """One Q-network with layer normalisation, learned from each rollout for a few epochs."""
+
+    name = "pqn"
+    recipe_type = PQNRecipe
+    recipes = RECIPES
+
+    def __init__(self, setting: Setting, recipe: PQNRecipe) -> None:
+        super().__init__(setting)
+        assert isinstance(setting.action_space, spaces.Discrete)
+        self.recipe = recipe
+        n_actions = int(setting.action_space.n)
+        self.q = Network(
+            setting.obs_space,
+            recipe.hidden,
+            recipe.activation,
+            n_actions,
+            head_gain=1.0,
+            norm=recipe.norm,
+        )
+        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs)
+        self.to(setting.device)
+        self.flat = FlatParameters(self)
+        self.optimizer = optimizer_for(recipe.optimizer, self.flat, recipe.optimizer_eps)
+        self.reward_scaler = RewardScaler(setting.n_envs, recipe.gamma, setting.device)
+        self.memory = Rollout(
+            recipe.n_steps, setting.n_envs, setting.obs_space, setting.action_space, setting.device
+        )
+        self.explore = EpsilonGreedy(n_actions, setting.n_envs, self.generator)
+        self.parts = {
+            "memory": self.memory,
+            "optimizer": self.optimizer,
+            "explore": self.explore,
+            "reward_scaler": self.reward_scaler,
+        }
+
+    def act(
+        self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
+    ) -> tuple[Array, Carry]:
+        q = self.q.infer(self.normalizer.forward(obs))  # (N, A)
+        if explore:
+            return self.explore(q, self.recipe.exploration(self.clock.progress), mask), carry
+        return greedy(q, mask), carry
+
+    @torch.no_grad()
+    def update(self, batch: RolloutBatch) -> dict[str, Metric]:
+        recipe, progress = self.recipe, self.clock.progress
+        lr = recipe.learning_rate(progress)
+        obs = self.normalizer.forward(batch.obs)
+        G = self._returns(batch, obs)  # (T, N)
+        steps = [column[batch.valid] for column in (obs[:-1], batch.action, G)]
+        if len(steps[0]) == 0:  # dead steps alone
+            return {}
+        for s, a, y in minibatches(steps, recipe.minibatch_size, recipe.epochs, self.generator):
+            q_all, pull = self.q.vjp(s)  # (B, A)
+            B, xp = len(y), namespace(y)
+            taken = xp.arange(B, device=y.device), a
+            # L = E[½·(Q(s_t, a_t) − G_t)²]: ∂L/∂Q, and 0 for the actions not taken
+            loss, g = squared(q_all[taken], y)
+            g_all = 0 * q_all
+            g_all[taken] = g / B
+            self.flat.grad.zero_()
+            pull(g_all)
+            grad_norm = self.flat.clip_grad(recipe.max_grad_norm)
+            self.optimizer.step(lr)
+        self.normalizer.include(batch.obs[:-1][batch.valid])
+        return {  # of the rollout's last minibatch
+            "td_error": abs(g).mean(),
+            "value_loss": loss.mean(),
+            "q_mean": q_all.mean(),
+            "grad_norm": grad_norm,
+            "learning_rate": lr,
+            "exploration_rate": recipe.exploration(progress),
+        }
+
+    def _returns(self, batch: RolloutBatch, obs: Array) -> Array:
+        """The λ-returns G, (T, N), from the normalised observations, (T + 1, N, *obs)."""
+        recipe = self.recipe
+        reward = batch.reward
+        if recipe.normalize_reward:
+            reward = self.reward_scaler(reward, batch.terminated | batch.truncated, batch.valid)
+        xp = namespace(reward)
+
+        def best(obs: Array, mask: Array | None) -> Array:
+            return xp.amax(masked(self.q.infer(obs), mask), -1)  # max_a Q(s, a)
+
+        v = best(obs, batch.obs_mask)  # (T + 1, N)
+        v_next = batch.next_values(v, lambda o: best(self.normalizer.forward(o), batch.final_mask))
+        discount = discounts(recipe.gamma, batch.terminated)
+        trace = traces(recipe.q_lambda, batch.terminated, batch.truncated)
+        # With V(s) = max_a Q(s, a), G_t is the advantage estimate completed by V(s_t).
+        return gae(reward, v[:-1], v_next, discount, trace) + v[:-1]
