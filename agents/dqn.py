@@ -188,8 +188,8 @@ class DQN(Agent):
         recipe, values = self.recipe, self.values
         if not torch.isfinite(batch.reward).all():  # clipping the error would hide it
             raise RunError(
-                "a return over n steps overflowed; the weights are as they were before this "
-                "update; scale the rewards down"
+                "a return over n steps overflowed; the weights are as they were before this step; "
+                "scale the rewards down"
             )
         lr = recipe.learning_rate(self.clock.progress)
         self.memory.beta = recipe.importance_exponent(self.clock.progress)

@@ -150,7 +150,9 @@ class PPO(Agent):
             # L = −E[min(ρ·A, clip(ρ, 1 − ε, 1 + ε)·A) + β·H] + c·E[(V − G)²]
             self.flat.grad.zero_()
             # ∂L/∂log π = −ρ·A where ρ·A is the lesser, and 0 where the clip is;  ∂L/∂H = −β
-            pull_actor(pull_policy(-ratio * A * unclipped / B, xp.full_like(A, -beta / B)))
+            pull_actor(
+                pull_policy(-xp.where(unclipped, ratio * A, 0 * A) / B, xp.full_like(A, -beta / B))
+            )
             # ∂L/∂V = 2c·(V − G)
             g_v = 2 * recipe.value_cost / B * error
             if recipe.value_clip:  # then L takes the greater of (V − G)² and (V_clipped − G)²

@@ -46,7 +46,7 @@ class FlatParameters:
         if not norm < float("inf"):  # also catches NaN
             raise RunError(
                 f"the gradient's norm is {norm}: the loss overflowed; the weights are as they were "
-                "before this update; scale the rewards down or lower the learning rate"
+                "before this step; scale the rewards down or lower the learning rate"
             )
         if norm > max_norm:
             self.grad.mul_(max_norm / (norm + 1e-6))

@@ -94,7 +94,7 @@ def test_the_weights_are_those_before_the_fault(agent, symptom, tmp_path, monkey
         rlkit.train(agent, make, {**CARTPOLE[agent], "steps": 100}, options)
     message = str(stopped.value)
     if symptom == "huge-reward":
-        assert "overflowed; the weights are as they were before this update" in message
+        assert "overflowed; the weights are as they were before this step" in message
     else:
         assert type(stopped.value) is EnvError
         assert message.startswith("env 1 returned ")

@@ -95,14 +95,14 @@ def test_neighbours_that_may_not_know_each_other_do_not():
 
 def test_one_agent_does_not_import_another():
     """But for Rainbow, which is DQN with other defaults and no code of its own."""
-    found = [
-        f"{name} imports {target}"
+    found = {
+        f"{name} imports {'.'.join(target.split('.')[:3])}"
         for name, path in modules().items()
         if name.startswith("rlkit.agents.")
         for target in imports(path)
         if target.startswith("rlkit.agents.")
-    ]
-    assert found == ["rlkit.agents.rainbow imports rlkit.agents.dqn"]
+    }
+    assert found == {"rlkit.agents.rainbow imports rlkit.agents.dqn"}
 
 
 @pytest.mark.parametrize("package", ["rlkit.envs", "rlkit.mdp"])
