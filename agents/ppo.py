@@ -24,7 +24,7 @@ from rlkit.networks.distributions import masked, policy_for
 from rlkit.networks.network import Network
 from rlkit.networks.normalize import RewardScaler, obs_normalizer
 from rlkit.optim import FlatParameters, optimizer_for
-from rlkit.recipe import Recipe, Tuned, option
+from rlkit.recipe import Recipe, Result, Tuned, option
 from rlkit.returns import discounts, gae, traces
 from rlkit.schedule import Schedule
 
@@ -67,7 +67,61 @@ class PPORecipe(Recipe):
     )
 
 
-RECIPES: dict[str, Tuned] = {}
+RECIPES = {
+    "CartPole-v1": Tuned(
+        PPORecipe(
+            steps=50_000,
+            envs=4,
+            epochs=10,
+            minibatch_size=64,
+            gamma=0.98,
+            learning_rate=Schedule(2e-3, 0),
+        ),
+        Result(mean_return=0, worst_return=0, seeds=10, episodes=100, seconds=0),
+    ),
+    "Acrobot-v1": Tuned(
+        PPORecipe(
+            steps=200_000,
+            envs=16,
+            n_steps=256,
+            minibatch_size=64,
+            gae_lambda=0.94,
+            learning_rate=Schedule(3e-4),
+            normalize_obs=True,
+            normalize_reward=True,
+        ),
+        Result(mean_return=0, worst_return=0, seeds=10, episodes=100, seconds=0),
+    ),
+    "MountainCar-v0": Tuned(
+        PPORecipe(
+            steps=700_000,
+            envs=16,
+            n_steps=64,
+            epochs=8,
+            minibatch_size=128,
+            gae_lambda=0.98,
+            learning_rate=Schedule(1e-3, 0),
+            normalize_obs=True,
+            normalize_reward=True,
+        ),
+        Result(mean_return=0, worst_return=0, seeds=10, episodes=100, seconds=0),
+    ),
+    "LunarLander-v3": Tuned(
+        PPORecipe(
+            steps=600_000,
+            envs=16,
+            n_steps=256,
+            epochs=6,
+            gamma=0.999,
+            gae_lambda=0.98,
+            learning_rate=Schedule(1e-3, 0),
+            entropy_cost=Schedule(0.01, 0),
+            normalize_obs=True,
+            normalize_reward=True,
+        ),
+        Result(mean_return=0, worst_return=0, seeds=10, episodes=100, seconds=0),
+    ),
+}
 
 
 class Steps(NamedTuple):

@@ -6,7 +6,8 @@
 
 Each seed is one run of `rlkit.train` with nothing changed, then 100 greedy episodes on environments
 seeded afresh: the policy as it is at the end, not the best on the way. The seeds must not be those
-that a recipe was chosen on.
+that a recipe was chosen on. Where the environment has a model, the greedy policy's exact value is
+given too, as a share of the optimum that `rlkit.solve` certifies at the recipe's γ.
 """
 
 from __future__ import annotations
@@ -17,14 +18,26 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 EPISODES = 100
-Row = tuple[int, float, float, int, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A seed's final policy, and what it took."""
+
+    seed: int
+    mean: float
+    worst: float
+    steps: int
+    seconds: float  # of training
+    share: float | None  # V^π / V* at the start, exactly; None without a model
 
 
 def one_seed(agent: str, env: str, seed: int) -> Row:
-    """Seed, mean and worst return of the final policy, steps, seconds of training."""
     import rlkit
     from rlkit.training.options import RunOptions
 
@@ -32,8 +45,24 @@ def one_seed(agent: str, env: str, seed: int) -> Row:
         options = RunOptions(seed=seed, run_dir=folder, eval_episodes=EPISODES)
         done = rlkit.train(agent, env, options=options)
     assert done.evaluation is not None
-    returns = done.evaluation.returns
-    return seed, done.evaluation.mean, min(returns), done.steps, done.seconds
+    returns, share = done.evaluation.returns, exact_share(done.agent, env)
+    return Row(seed, done.evaluation.mean, min(returns), done.steps, done.seconds, share)
+
+
+def exact_share(agent: Any, env: str) -> float | None:
+    """V^π(s₀) / V*(s₀) of the greedy policy, episodes without a time limit."""
+    import gymnasium
+    import numpy as np
+
+    import rlkit
+
+    made = gymnasium.make(env)
+    if not hasattr(made.unwrapped, "P"):
+        return None
+    mdp = rlkit.MDP.from_gymnasium(made, gamma=agent.recipe.gamma)
+    policy, _ = agent.act(np.arange(mdp.n_states), None, explore=False)
+    values = rlkit.evaluate_policy(mdp, policy)
+    return float(mdp.start @ values / (mdp.start @ rlkit.solve(mdp).values))
 
 
 def recipes(agent: str | None, env: str | None) -> Iterator[tuple[str, str]]:
@@ -48,14 +77,16 @@ def recipes(agent: str | None, env: str | None) -> Iterator[tuple[str, str]]:
 
 
 def report(agent: str, env: str, rows: list[Row]) -> None:
-    means = [row[1] for row in rows]
-    seconds = statistics.median(row[4] for row in rows)
-    print(f"\n### {agent} on {env}\n\n| seed | mean return | worst episode |\n|---|---|---|")
-    for seed, mean, worst, _, _ in rows:
-        print(f"| {seed} | {mean:.1f} | {worst:.0f} |")
+    exact = "" if rows[0].share is None else " V^π/V* |"
+    print(f"\n### {agent} on {env}\n\n| seed | mean return | worst episode |{exact}")
+    print("|---|---|---|" + "---|" * bool(exact))
+    for row in rows:
+        share = "" if row.share is None else f" {row.share:.4f} |"
+        print(f"| {row.seed} | {row.mean:.1f} | {row.worst:.0f} |{share}")
+    means, seconds = [row.mean for row in rows], statistics.median(row.seconds for row in rows)
     print(
         f"\n{len(rows)} seeds: mean {statistics.mean(means):.1f}, worst seed {min(means):.1f}; "
-        f"{rows[0][3]:,} steps, median {seconds:.1f} s of training",
+        f"{rows[0].steps:,} steps, median {seconds:.1f} s of training",
         flush=True,
     )
 
