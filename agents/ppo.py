@@ -121,6 +121,17 @@ RECIPES = {
         ),
         Result(mean_return=0, worst_return=0, seeds=10, episodes=100, seconds=0),
     ),
+    "Pendulum-v1": Tuned(
+        PPORecipe(
+            steps=100_000,
+            n_steps=256,
+            epochs=10,
+            minibatch_size=64,
+            gamma=0.9,
+            learning_rate=Schedule(1e-3, 1e-4),
+        ),
+        Result(mean_return=0, worst_return=0, seeds=10, episodes=100, seconds=0),
+    ),
 }
 
 

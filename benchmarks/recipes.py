@@ -7,7 +7,7 @@
 Each seed is one run of `rlkit.train` with nothing changed, then 100 greedy episodes on environments
 seeded afresh: the policy as it is at the end, not the best on the way. The seeds must not be those
 that a recipe was chosen on. Where the environment has a model, the greedy policy's exact value is
-given too, as a share of the optimum that `rlkit.solve` certifies at the recipe's γ.
+given too, in brackets: its share of the optimum that `rlkit.solve` certifies at the recipe's γ.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def exact_share(agent: Any, env: str) -> float | None:
     if not hasattr(made.unwrapped, "P"):
         return None
     mdp = rlkit.MDP.from_gymnasium(made, gamma=agent.recipe.gamma)
-    policy, _ = agent.act(np.arange(mdp.n_states), None, explore=False)
+    states, mask = np.arange(mdp.n_states), None
+    if hasattr(made.unwrapped, "action_mask"):  # Taxi's
+        mask = np.stack([made.unwrapped.action_mask(state) for state in states]).astype(bool)
+    policy, _ = agent.act(states, None, explore=False, mask=mask)
     values = rlkit.evaluate_policy(mdp, policy)
     return float(mdp.start @ values / (mdp.start @ rlkit.solve(mdp).values))
 
@@ -76,17 +79,21 @@ def recipes(agent: str | None, env: str | None) -> Iterator[tuple[str, str]]:
                 yield name, tuned
 
 
+HEADER = """\
+| agent | environment | seeds | steps | s | mean | worst seed | worst episode | each seed |
+|---|---|---|---|---|---|---|---|---|"""
+
+
 def report(agent: str, env: str, rows: list[Row]) -> None:
-    exact = "" if rows[0].share is None else " V^π/V* |"
-    print(f"\n### {agent} on {env}\n\n| seed | mean return | worst episode |{exact}")
-    print("|---|---|---|" + "---|" * bool(exact))
-    for row in rows:
-        share = "" if row.share is None else f" {row.share:.4f} |"
-        print(f"| {row.seed} | {row.mean:.1f} | {row.worst:.0f} |{share}")
     means, seconds = [row.mean for row in rows], statistics.median(row.seconds for row in rows)
+    each = " ".join(
+        f"{row.mean:.1f}" if row.share is None else f"{row.mean:.2f} ({row.share:.4f})"
+        for row in rows
+    )
     print(
-        f"\n{len(rows)} seeds: mean {statistics.mean(means):.1f}, worst seed {min(means):.1f}; "
-        f"{rows[0].steps:,} steps, median {seconds:.1f} s of training",
+        f"| {agent} | {env} | {rows[0].seed}–{rows[-1].seed} | {rows[0].steps:,} | {seconds:.1f} | "
+        f"{statistics.mean(means):.1f} | {min(means):.1f} | {min(row.worst for row in rows):.0f} | "
+        f"{each} |",
         flush=True,
     )
 
@@ -100,6 +107,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="seeds that train side by side")
     args = parser.parse_args()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy is loaded by the processes
+    print(HEADER, flush=True)
     with ProcessPoolExecutor(args.processes) as pool:
         for agent, env in list(recipes(args.agent, args.env)):
             seeds = range(args.first, args.first + args.seeds)

@@ -71,6 +71,15 @@ class Patient(gym.Env):
         return obs, float(action), over and terminated, over and truncated, {}
 
 
+class Lever(Patient):
+    """A patient whose one action is how far to pull; the reward is that."""
+
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def step(self, action):
+        return super().step(action[0])
+
+
 class Shifted(gym.Env):
     """Sees and takes numbers that do not begin at 0; the reward is 1 for the action it saw."""
 

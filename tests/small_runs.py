@@ -9,27 +9,41 @@ from rlkit.run.checkpoint import load_checkpoint
 from rlkit.run.metrics import read_metrics
 
 PATIENT = f"{Path(__file__).parent / 'patient.py'}:Patient"
+LEVER = f"{Path(__file__).parent / 'patient.py'}:Lever"
 SHIFTED = f"{Path(__file__).parent / 'patient.py'}:Shifted"
-AGENTS = ("a2c", "ppo", "dqn")
+AGENTS = ("a2c", "ppo", "dqn")  # for what all agents share, and is tried with a few
+EVERY = ("a2c", "ppo", "pqn", "dqn", "rainbow", "sac")
 DQN = (
     *("--learning-starts", 40, "--train-every", 8, "--gradient-steps", 2),
     *("--batch-size", 16, "--buffer-size", 300),
 )
 PPO = ("--n-steps", 5, "--minibatch-size", 10, "--epochs", 2)
+RAINBOW = (*DQN, "--head-hidden", 8, "--atoms", 5)
+OWN = {"a2c": (), "ppo": PPO, "pqn": PPO, "dqn": DQN, "rainbow": RAINBOW, "sac": DQN}
 SMALL = {
     agent: ("--envs", 2, "--hidden", 8, "--steps", 200, "--eval-episodes", 3, *own)
-    for agent, own in (("a2c", ()), ("ppo", PPO), ("dqn", DQN))
+    for agent, own in OWN.items()
 }
 
 
+def env_of(agent):
+    """One of Gymnasium's whose actions the agent takes."""
+    return "Pendulum" if agent == "sac" else "CartPole"
+
+
+def patient_of(agent):
+    return LEVER if agent == "sac" else PATIENT
+
+
 def weights(run):
-    """All weights of a run's newest checkpoint, as one vector."""
+    """All weights of a run's newest checkpoint, as one vector: see `vector_of`."""
     return vector_of(load_checkpoint(run).tree["agent"]["weights"])
 
 
 def vector_of(tree):
-    """A copy of all tensors of a dict, as one vector."""
-    return torch.cat([tree[name].flatten() for name in sorted(tree)])
+    """A copy of a state dict's weights, as one vector; the noise on them is none."""
+    names = sorted(name for name in tree if not name.endswith(("noise_in", "noise_out")))
+    return torch.cat([tree[name].flatten() for name in names])
 
 
 def metrics(run):

@@ -12,7 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import AGENTS, DQN, PATIENT, PPO, SMALL, leaves, metrics, steps_saved, weights
+from small_runs import (
+    AGENTS,
+    EVERY,
+    OWN,
+    PATIENT,
+    SMALL,
+    env_of,
+    leaves,
+    metrics,
+    patient_of,
+    steps_saved,
+    weights,
+)
 
 import rlkit
 from rlkit.run.checkpoint import load_checkpoint
@@ -20,6 +32,11 @@ from rlkit.training import build
 from rlkit.training.evaluation import Evaluation
 from rlkit.training.trainer import Trainer
 
+SWITCHES = (
+    *("--dueling", "--noisy", "--values", "quantiles", "--atoms", 5, "--head-hidden", 8),
+    *("--priority-exponent", "0.6", "--target-rate", "0.1", "--target-interval", 3),
+    *("--normalize-obs", "--optimizer", "rmsprop", "--exploration", "0.5:0.1"),
+)
 STATEFUL = [
     ("a2c", "CartPole"),
     ("a2c", "CartPole", "--vectorization", "sync", "--optimizer", "adam"),
@@ -31,15 +48,21 @@ STATEFUL = [
     ("dqn", "CartPole"),
     ("dqn", "CartPole", "--vectorization", "sync", "--n-step", "1"),
     ("dqn", "Acrobot"),
+    ("dqn", "CartPole", *SWITCHES),
+    ("pqn", "CartPole", "--normalize-obs", "--normalize-reward"),
+    ("pqn", "Taxi", "--norm", "none", "--optimizer", "momentum"),
+    ("rainbow", "CartPole"),
+    ("rainbow", "Taxi", "--target-interval", 5),
     ("sac", "Pendulum"),
+    ("sac", "Pendulum", "--n-step", 3, "--optimizer", "rmsprop"),
 ]
 
 
 def settings(agent, *more):
     every = ("--eval-every", 300, "--eval-episodes", 3, "--checkpoint-every", 500)
-    own = (*DQN, "--envs", 4) if agent in ("dqn", "sac") else ("--envs", 8)
-    own = (*own, *PPO) if agent == "ppo" else own
-    return ("--steps", 1000, "--seed", 3, "--hidden", 8, *every, *own, *more)
+    envs = 4 if agent in ("dqn", "rainbow", "sac") else 8
+    told = ("--steps", 1000, "--seed", 3, "--hidden", 8, "--envs", envs, *every)
+    return (*told, *OWN[agent], *more)
 
 
 def assert_same_run(one, other):
@@ -51,7 +74,7 @@ def assert_same_run(one, other):
     assert metrics(one) == metrics(other)
 
 
-@pytest.mark.parametrize("told", STATEFUL, ids=" ".join)
+@pytest.mark.parametrize("told", STATEFUL, ids=lambda told: " ".join(map(str, told)))
 def test_resuming_from_the_middle_equals_one_go(cli, tmp_path, told):  # fault 44
     agent, env, *more = told
     one_go = cli("train", agent, env, *settings(agent, *more), "--json")
@@ -84,36 +107,42 @@ def interrupted(monkeypatch, at, number):
     monkeypatch.setattr(Trainer, "_step", interrupted_step)
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+INT, TERM = (signal.SIGINT, 130), (signal.SIGTERM, 143)
+STOPS = [(agent, *how) for agent in AGENTS for how in (INT, TERM)]
+STOPS += [("pqn", *INT), ("rainbow", *TERM), ("sac", *INT)]
+
+
+@pytest.mark.parametrize(("agent", "number", "status"), STOPS)  # faults 46 and 47
 def test_stopping_anywhere_and_resuming_equals_one_go(cli, monkeypatch, agent, number, status):
-    cli("train", agent, "CartPole", *settings(agent))
+    env = env_of(agent)
+    cli("train", agent, env, *settings(agent))
     interrupted(monkeypatch, 440, number)  # not where a rollout or an evaluation ends
-    stopped = cli("train", agent, "CartPole", *settings(agent), "--json")
+    stopped = cli("train", agent, env, *settings(agent), "--json")
     assert stopped.status == status
     assert json.loads(stopped.out)["final_return"] is None
     run = json.loads(stopped.out)["run"]
     assert f"saved; go on with: rlkit resume {run}" in stopped.err
     assert cli("resume", Path(run).name).status == 0
-    assert_same_run(f"runs/{agent}-CartPole-v1-0", run)
+    assert_same_run(f"{run[:-1]}0", run)
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", EVERY)
 def test_where_the_state_cannot_be_saved_it_says_so(cli, agent):
-    told = json.loads(cli("train", agent, PATIENT, *SMALL[agent], "--json").out)
-    resumed = cli("resume", told["run"], "--steps", 400, "--env", PATIENT, "--json")
+    env = patient_of(agent)
+    told = json.loads(cli("train", agent, env, *SMALL[agent], "--json").out)
+    resumed = cli("resume", told["run"], "--steps", 400, "--env", env, "--json")
     assert resumed.status == 0, resumed.err
-    assert f"{PATIENT} can't save its state: its episodes start afresh" in resumed.err
+    assert f"{env} can't save its state: its episodes start afresh" in resumed.err
     assert json.loads(resumed.out)["steps"] == 400
     lengths = [line["episode/length"] for line in metrics(told["run"]) if "episode/length" in line]
     assert set(lengths) == {10}  # no episode is glued together from two
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", EVERY)
 def test_the_same_seed_twice_is_equal_and_another_is_not(cli, agent):  # fault 45
     runs = []
     for seed in (5, 5, 6):
-        told = cli("train", agent, "CartPole", *settings(agent), "--seed", seed, "--json")
+        told = cli("train", agent, env_of(agent), *settings(agent), "--seed", seed, "--json")
         runs.append(json.loads(told.out)["run"])
     assert_same_run(*runs[:2])
     assert not torch.equal(weights(runs[0]), weights(runs[2]))
