@@ -115,6 +115,37 @@ RECIPES = {
         ),
         Result(mean_return=0, worst_return=0, seeds=10, episodes=100, seconds=0),
     ),
+    "MountainCar-v0": Tuned(
+        # A policy must last for some steps of each environment to swing the car up: with 8 of them,
+        # an update every 16 steps changes it after 2 and never gets there (docs/recipes.md).
+        DQNRecipe(
+            steps=120_000,
+            learning_rate=Schedule(1e-3, 0),
+            buffer_size=120_000,
+            train_every=128,
+            gradient_steps=64,
+            target_interval=300,
+            n_step=5,
+            exploration=Schedule(1, 0.07, share=0.3),
+            normalize_obs=True,
+            hidden=(128, 128),
+        ),
+        Result(mean_return=-123.2, worst_return=-200.0, seeds=10, episodes=100, seconds=31.0),
+    ),
+    "FrozenLake8x8-v1": Tuned(
+        DQNRecipe(
+            steps=200_000,
+            learning_rate=Schedule(1e-3, 0),
+            batch_size=256,
+            buffer_size=200_000,
+            gradient_steps=8,
+            target_interval=200,
+            n_step=1,
+            exploration=Schedule(1, 0.3, share=0.5),
+            hidden=(128, 128),
+        ),
+        Result(mean_return=0.87, worst_return=0.82, seeds=10, episodes=100, seconds=37.3),
+    ),
 }
 
 
@@ -191,6 +222,8 @@ class DQN(Agent):
         self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
     ) -> tuple[Array, Carry]:
         if explore:
+            # of the batches that are drawn after this step
+            self.memory.beta = self.recipe.importance_exponent(self.clock.progress)
             self.online.resample(self.generator)
         out = self.online.infer(self.normalizer.forward(obs), noise=explore)
         q = like(obs, self.values.expected(as_tensor(out, self.setting.device)))  # (N, A)
@@ -199,14 +232,10 @@ class DQN(Agent):
     @torch.no_grad()
     def update(self, batch: ReplayBatch) -> dict[str, Metric]:
         recipe, values = self.recipe, self.values
-        if not torch.isfinite(batch.reward).all():  # clipping the error would hide it
-            raise RunError(
-                "a return over n steps overflowed; the weights are as they were before this step; "
-                "scale the rewards down"
-            )
+        _require_finite(batch.reward, "a return over n steps")
         lr = recipe.learning_rate(self.clock.progress)
-        self.memory.beta = recipe.importance_exponent(self.clock.progress)
         for mini, out_next in self._minibatches(batch):
+            # One sample of the noise for the prediction and the choice of the next action alike.
             self.online.resample(self.generator)
             out, pull = self.online.vjp(mini.obs)  # (B, A), or (B, A, K) with distributions
             select = self.online(mini.next_obs) if recipe.double else out_next
@@ -215,6 +244,7 @@ class DQN(Agent):
             taken = take(out, mini.action)  # (B,) or (B, K), as y is
             # L = E[w·loss(Q(s, a), y)]: ∂L/∂Q, and 0 for the actions not taken
             loss, g = values.loss(taken, y)
+            _require_finite(loss.mean(), "the loss")  # its clipped gradient would hide it
             if mini.weight is not None:
                 g = g * mini.weight.view(-1, *[1] * (g.ndim - 1))
             self.flat.grad.zero_()
@@ -252,3 +282,11 @@ class DQN(Agent):
             for g in range(start, stop):
                 yield batch.minibatch(g), out_next[g - start]
             start = stop
+
+
+def _require_finite(x: Tensor, what: str) -> None:
+    if not torch.isfinite(x).all():
+        raise RunError(
+            f"{what} overflowed; the weights are as they were before this step; scale the rewards "
+            "down"
+        )

@@ -62,7 +62,7 @@ class PQNRecipe(Recipe):
 RECIPES = {
     "CartPole-v1": Tuned(
         PQNRecipe(steps=200_000, n_steps=32, minibatch_size=256, learning_rate=Schedule(1e-3, 0)),
-        Result(mean_return=0, worst_return=0, seeds=10, episodes=100, seconds=0),
+        Result(mean_return=500.0, worst_return=500.0, seeds=10, episodes=100, seconds=5.7),
     ),
 }
 

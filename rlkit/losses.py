@@ -23,35 +23,6 @@ def greedy(q: Array, mask: Array | None = None) -> Array:
     return q.argmax(-1)
 
 
-def q_target(
-    r: Tensor, discount: Tensor, q_next: Tensor, next_mask: Tensor | None = None
-) -> Tensor:
-    """The Q-learning target (Mnih et al. 2015, eq. 2): y = r + discount·max_a Q(s', a).
-
-    Args: r, discount (...,), q_next (..., A); next_mask, bool (..., A): the actions that s' allows.
-    Returns y, (...,).
-    """
-    return double_q_target(r, discount, q_next, q_next, next_mask)
-
-
-def double_q_target(
-    r: Tensor,
-    discount: Tensor,
-    q_next: Tensor,
-    q_select: Tensor,
-    next_mask: Tensor | None = None,
-) -> Tensor:
-    """Double Q-learning's target (van Hasselt et al. 2016, eq. 4).
-
-        y = r + discount·Q_target(s', argmax_a Q_online(s', a))
-
-    Args: r, discount (...,); q_next = Q_target(s', ·), q_select = Q_online(s', ·), both (..., A);
-    next_mask, bool (..., A): the actions that s' allows. Returns y, (...,).
-    """
-    a_star = greedy(q_select, next_mask).unsqueeze(-1)
-    return r + discount * q_next.gather(-1, a_star).squeeze(-1)
-
-
 def squared(q: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """½·(q − y)² and its gradient q − y, both shaped like q: (...,)."""
     td = q - y

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import AGENTS, PATIENT, SMALL
+from small_runs import AGENTS, PATIENT, SMALL, env_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.util import tensor_util
@@ -135,16 +135,23 @@ def test_a_config_file_and_options_over_it(cli):
 
 
 @pytest.mark.parametrize(
-    ("agent", "asked", "unit", "taken"), [("a2c", 7, 10, 10), ("ppo", 11, 10, 20), ("dqn", 7, 2, 8)]
+    ("agent", "asked", "unit", "taken"),
+    [
+        ("a2c", 7, 10, 10),
+        ("ppo", 11, 10, 20),
+        ("pqn", 7, 10, 10),
+        ("dqn", 7, 2, 8),
+        ("sac", 3, 2, 4),
+    ],
 )
 def test_steps_are_rounded_up_and_it_says_so(cli, agent, asked, unit, taken):  # fault 29
-    done = cli("train", agent, "CartPole", *SMALL[agent], "--steps", asked)
+    done = cli("train", agent, env_of(agent), *SMALL[agent], "--steps", asked)
     assert (
         f"{asked} steps were asked for; training goes in units of {unit} steps, so it takes {taken}"
         in done.out
     )
     assert f"{taken} steps, " in done.out.splitlines()[-1]
-    whole = cli("train", agent, "CartPole", *SMALL[agent], "--steps", taken)
+    whole = cli("train", agent, env_of(agent), *SMALL[agent], "--steps", taken)
     assert "were asked for" not in whole.out
 
 

@@ -13,10 +13,23 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from patient import Patient
+from patient import Lever, Patient
 from scripted_envs import MODES, TERMINATED, TRUNCATED, Scripted
-from small_runs import AGENTS, PATIENT, SHIFTED, SMALL, metrics, steps_saved, vector_of, weights
+from small_runs import (
+    AGENTS,
+    EVERY,
+    PATIENT,
+    SHIFTED,
+    SMALL,
+    env_of,
+    metrics,
+    patient_of,
+    steps_saved,
+    vector_of,
+    weights,
+)
 
 import rlkit
 from rlkit.envs import vector
@@ -25,11 +38,16 @@ from rlkit.run.checkpoint import load_checkpoint
 from rlkit.training import build, evaluation
 from rlkit.training.options import RunOptions
 
+PLAIN = {"envs": 2, "hidden": (8,), "steps": 40}
+REPLAYED = PLAIN | {"learning_starts": 8, "train_every": 4, "gradient_steps": 1, "batch_size": 8}
+REPLAYED |= {"buffer_size": 100}
 CARTPOLE = {
-    "a2c": {"envs": 2, "hidden": (8,), "steps": 40},
-    "ppo": {"envs": 2, "hidden": (8,), "steps": 40, "n_steps": 5},
-    "dqn": {"envs": 2, "hidden": (8,), "steps": 40, "learning_starts": 8, "train_every": 4}
-    | {"gradient_steps": 1, "batch_size": 8, "buffer_size": 100},
+    "a2c": PLAIN,
+    "ppo": PLAIN | {"n_steps": 5},
+    "pqn": PLAIN | {"n_steps": 5},
+    "dqn": REPLAYED,
+    "rainbow": REPLAYED | {"head_hidden": (8,)},
+    "sac": REPLAYED,
 }
 
 
@@ -73,8 +91,13 @@ def test_nan_and_infinity_stop_the_run_at_that_step(cli, agent, symptom, found):
     assert "mean return" in cli("evaluate", run, "--env", PATIENT, "--episodes", 2).out
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("symptom", ["nan", "inf", "nan-reward", "inf-reward", "huge-reward"])
+SYMPTOMS = [
+    *itertools.product(AGENTS, ["nan", "inf", "nan-reward", "inf-reward"]),
+    *itertools.product(EVERY, ["huge-reward"]),
+]
+
+
+@pytest.mark.parametrize(("agent", "symptom"), SYMPTOMS)
 def test_the_weights_are_those_before_the_fault(agent, symptom, tmp_path, monkeypatch):  # 1 to 5
     patients = itertools.count()
     learners, starts = [], []
@@ -86,7 +109,8 @@ def test_the_weights_are_those_before_the_fault(agent, symptom, tmp_path, monkey
         return learners[0]
 
     def make():
-        return Patient(symptom if next(patients) == 1 else "", onset=17)
+        kind = Lever if agent == "sac" else Patient
+        return kind(symptom if next(patients) == 1 else "", onset=17)
 
     monkeypatch.setattr(build, "make_agent", kept)
     options = RunOptions(run_dir=str(tmp_path), checkpoint_every=2, eval_every=1000)
@@ -162,10 +186,10 @@ def test_lists_are_cast_with_one_warning(cli):  # fault 9
     ]
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", EVERY)
 def test_terminated_and_truncated_at_once_is_terminal(run, agent):  # fault 18
     both, terminated, truncated = (
-        weights(run(agent, PATIENT, "--env-option", f"ends={ends}"))
+        weights(run(agent, patient_of(agent), "--env-option", f"ends={ends}"))
         for ends in ("both", "terminated", "truncated")
     )
     assert torch.equal(both, terminated)
@@ -192,7 +216,7 @@ def test_episodes_that_never_end(cli, monkeypatch):  # fault 17
     assert done.warnings == []
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", [agent for agent in EVERY if agent != "sac"])
 def test_numbers_that_do_not_begin_at_0(run, agent):  # faults 20 and 21
     folder = run(
         agent, SHIFTED, "--steps", 2000
@@ -202,18 +226,57 @@ def test_numbers_that_do_not_begin_at_0(run, agent):  # faults 20 and 21
     assert policy.act(np.array([5, 6, 7, 5])).shape == (4,)
 
 
-def test_box_actions_for_dqn(cli):  # fault 23
-    done = cli("train", "dqn", "Pendulum")
+@pytest.mark.parametrize("agent", ["dqn", "pqn", "rainbow"])
+def test_box_actions_for_agents_of_action_values(cli, agent):  # fault 23
+    done = cli("train", agent, "Pendulum")
     assert done.status == 2
     assert done.error == (
-        "dqn takes Discrete actions; the environment's action space is "
+        f"{agent} takes Discrete actions; the environment's action space is "
         "Box(-1.0, 1.0, (1,), float32); Box is taken by: a2c, ppo, sac"
     )
     assert not Path("runs").exists()
 
 
-def test_a_replay_memory_larger_than_memory(cli):  # fault 26
-    done = cli("train", "dqn", "CartPole", "--buffer-size", 10**12)
+def test_discrete_actions_for_sac(cli):  # fault 23
+    done = cli("train", "sac", "CartPole")
+    assert done.status == 2
+    assert done.error == (
+        "sac takes Box actions; the environment's action space is Discrete(2); "
+        "Discrete is taken by: a2c, ppo, pqn, dqn, rainbow"
+    )
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("agent", EVERY)
+def test_observations_without_an_encoder(agent, tmp_path):  # faults 24 and 25
+    for space, found in (
+        (spaces.Discrete(10**9), "Discrete(1000000000); allowed: up to 100000 values"),
+        (spaces.Box(-1, 1, (0,)), "(0,), float32) is empty; give it a size above 0"),
+        (spaces.Text(3), "is a Text, Text(1, 3"),
+    ):
+
+        def make(space=space):
+            patient = Lever() if agent == "sac" else Patient()
+            patient.observation_space = space
+            return patient
+
+        with pytest.raises(UsageError) as refused:
+            rlkit.train(agent, make, CARTPOLE[agent], RunOptions(run_dir=str(tmp_path)))
+        assert found in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_support_without_a_length(cli):  # fault 27
+    for agent, *more in (("rainbow",), ("dqn", "--values", "c51")):
+        done = cli("train", agent, "CartPole", *SMALL[agent], *more, "--v-min", 3, "--v-max", 3)
+        assert done.status == 2
+        assert done.error.startswith("v_min is 3.0 and v_max is 3.0; allowed: finite numbers, v_m")
+        assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("agent", ["dqn", "rainbow", "sac"])
+def test_a_replay_memory_larger_than_memory(cli, agent):  # fault 26
+    done = cli("train", agent, env_of(agent), "--buffer-size", 10**12)
     assert done.status == 2
     assert done.error.startswith("buffer_size (--buffer-size) is 1000000000000: the replay memory ")
     allowed = int(done.error.rpartition(" ")[2])
@@ -272,6 +335,14 @@ def test_a_vector_environment_without_autoreset_is_refused(tmp_path):  # fault 3
 def replace_checkpoints(run, other):
     shutil.rmtree(run / "checkpoints")
     shutil.copytree(other / "checkpoints", run / "checkpoints")
+
+
+def test_a_checkpoint_of_an_agent_that_is_nearly_the_same(cli, run):  # fault 34
+    dqn, rainbow = run("dqn", "CartPole"), run("rainbow", "CartPole")
+    replace_checkpoints(dqn, rainbow)
+    done = cli("evaluate", dqn)
+    assert done.status == 1
+    assert "holds the agent rainbow, but dqn is wanted" in done.error
 
 
 @pytest.mark.parametrize("command", ["evaluate", "resume"])
@@ -402,6 +473,18 @@ def test_a_policy_refuses_a_number_outside_a_discrete_space(run):  # fault 48
             policy.act(obs)
     with pytest.raises(UsageError, match="float64, with values that int64 can't hold; allowed"):
         policy.act(5.5)
+
+
+@pytest.mark.parametrize("agent", ["pqn", "rainbow", "sac"])
+def test_every_policy_refuses_what_is_no_observation(agent, tmp_path):  # fault 48
+    options = RunOptions(run_dir=str(tmp_path), eval_episodes=1)
+    policy = rlkit.load(rlkit.train(agent, env_of(agent), CARTPOLE[agent], options).run)
+    n = 3 if agent == "sac" else 4
+    assert policy.act(np.zeros((7, n))).shape == ((7, 1) if agent == "sac" else (7,))
+    with pytest.raises(UsageError, match=rf"observation has shape \(5,\); allowed: .* \({n},\)"):
+        policy.act(np.zeros(5))
+    with pytest.raises(UsageError, match=r"observation is nan at index \[0, 1\]; allowed: finite"):
+        policy.act([[0.0, np.nan, 0.0, 0.0][:n]])
 
 
 def test_a_policys_box_actions_are_the_environments(run):  # fault 48

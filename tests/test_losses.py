@@ -11,14 +11,13 @@ from torch.nn import functional as F
 from rlkit import losses
 from rlkit.losses import (
     cross_entropy,
-    double_q_target,
     greedy,
     huber,
     project,
-    q_target,
     quantile_huber,
     squared,
 )
+from rlkit.networks.values import ScalarValues, take
 
 R = torch.tensor([1.0, 2.0, 3.0])
 DISCOUNT = torch.tensor([0.5, 0.25, 0.0])  # the last one ended in a terminal state
@@ -27,19 +26,22 @@ MASK = torch.tensor([[True, False], [False, True], [False, False]])  # nothing l
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
-def test_q_target_takes_the_greatest_value():
-    assert q_target(R, DISCOUNT, Q_NEXT).tolist() == [5.0, 1.0, 3.0]
+def targets(q_select, mask=None):
+    """y = r + discount·Q_target(s', argmax_a Q_select(s', a)), as DQN puts it together."""
+    return ScalarValues("huber").target(R, DISCOUNT, take(Q_NEXT, greedy(q_select, mask))).tolist()
 
 
-def test_double_q_target_values_the_action_that_the_online_net_selects():
-    q_select = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    assert double_q_target(R, DISCOUNT, Q_NEXT, q_select).tolist() == [3.0, 0.0, 3.0]
+def test_a_single_nets_target_takes_the_greatest_value():
+    assert targets(Q_NEXT) == [5.0, 1.0, 3.0]
+
+
+def test_a_double_target_values_the_action_that_the_online_net_selects():
+    assert targets(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])) == [3.0, 0.0, 3.0]
 
 
 def test_targets_look_only_at_allowed_actions():
-    assert q_target(R, DISCOUNT, Q_NEXT, MASK).tolist() == [3.0, 0.0, 3.0]
-    q_select = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
-    assert double_q_target(R, DISCOUNT, Q_NEXT, q_select, MASK).tolist() == [3.0, 0.0, 3.0]
+    assert targets(Q_NEXT, MASK) == [3.0, 0.0, 3.0]
+    assert targets(torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]), MASK) == [3.0, 0.0, 3.0]
 
 
 @pytest.mark.parametrize("kind", ["arrays", "tensors"])

@@ -339,16 +339,20 @@ def test_a_restored_state_that_has_masks_still_has_them_when_none_come():
 
 
 RUN = {"steps": 480, "envs": 4, "hidden": (8,)}
+REPLAYED = {"learning_starts": 40, "train_every": 8, "buffer_size": 300, "batch_size": 16}
 RUNS = {
     "a2c": RUN,
-    "dqn": RUN | {"learning_starts": 40, "train_every": 8, "buffer_size": 300, "batch_size": 16},
+    "pqn": RUN | {"n_steps": 12, "minibatch_size": 16},
+    "dqn": RUN | REPLAYED,
+    "rainbow": RUN | REPLAYED | {"gradient_steps": 2, "head_hidden": (8,), "exploration": 0.3},
 }
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_trains_evaluates_and_resumes_by_the_masks(name, tmp_path):
     """A Walk asserts that each action is allowed; resumed from the middle, the run is the same."""
-    options = {"run_dir": str(tmp_path), "checkpoint_every": 240, "eval_episodes": 5}
+    every = {"checkpoint_every": 240, "eval_every": 480}
+    options = {"run_dir": str(tmp_path), "eval_episodes": 5, **every}
     whole = rlkit.train(name, Walk, RUNS[name], options).run
     broken = tmp_path / "broken"
     shutil.copytree(whole, broken)

@@ -204,3 +204,20 @@ def test_greedy_actions_draw_nothing():
     assert np.array_equal(action, agent.q.infer(obs).argmax(-1))
     assert torch.equal(agent.generator.get_state(), before[0])
     assert np.array_equal(agent.explore.get_state()["rest"], before[1])
+
+
+@pytest.mark.parametrize("exploration", ["0", "1"])
+def test_only_allowed_actions_are_taken(exploration):
+    script = Scripted([[0]] * N, "next_step")
+    with make_envs(script, N, 0) as envs:
+        agent = agent_for(envs, exploration=exploration)
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        obs = rng.normal(size=(N, 3)).astype(np.float32)
+        mask = rng.random((N, 3)).argsort(-1) < 2
+        for explore in (True, False):
+            action, _ = agent.act(obs, None, explore, mask)
+            assert mask[np.arange(N), action].all()
+        q = agent.q.infer(obs)
+        best = [max((q[i, a], a) for a in range(3) if mask[i, a])[1] for i in range(N)]
+        assert action.tolist() == best

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import AGENTS, PATIENT, SMALL
+from small_runs import AGENTS, EVERY, PATIENT, SMALL
 
 import rlkit
 from rlkit.errors import UsageError
@@ -68,9 +68,45 @@ OWN = {
         ("--n-step", "0", "a whole number >= 1"),
         ("--train-every", "0", "a whole number >= 1"),
         ("--learning-starts", "-1", "a whole number >= 0"),
+        ("--gradient-steps", "0", "a whole number >= 1"),
+        ("--target-rate", "0", "a finite number > 0 and <= 1"),
+        ("--target-rate", "5", "a finite number > 0 and <= 1"),
+        ("--atoms", "1", "a whole number >= 2"),
+        ("--v-min", "-inf", "a finite number >= -1e+09 and <= 1e+09"),
+        ("--v-max", "nan", "a finite number >= -1e+09 and <= 1e+09"),
+        ("--values", "median", "mean or c51 or quantiles"),
+        ("--priority-exponent", "2", "a finite number >= 0 and <= 1"),
+        ("--importance-exponent", "0.4:1.5", f"{SCHEDULE} >= 0 and <= 1"),
+        ("--optimizer", "lion", "sgd or momentum or rmsprop or adam or adamw"),
+        ("--optimizer-eps", "0", "a finite number > 0"),
+        ("--head-hidden", "8,0", "whole numbers separated by commas, each >= 1"),
+    ],
+    "pqn": [
+        ("--q-lambda", "7", "a finite number >= 0 and <= 1"),
+        ("--n-steps", "0", "a whole number >= 1"),
+        ("--epochs", "0", "a whole number >= 1"),
+        ("--minibatch-size", "0", "a whole number >= 1"),
+        ("--exploration", "-0.1", f"{SCHEDULE} >= 0 and <= 1"),
+        ("--exploration", "1:0.1:bent", f"{SCHEDULE} >= 0 and <= 1"),
+        ("--norm", "batch", "none or layer"),
+    ],
+    "sac": [
+        ("--target-rate", "5", "a finite number > 0 and <= 1"),
+        ("--temperature", "0", "a finite number > 0"),
+        ("--target-entropy", "nan", "a finite number >= -20 and <= 0.5"),
+        ("--buffer-size", "0", "a whole number >= 1"),
+        ("--batch-size", "0", "a whole number >= 1"),
+        ("--train-every", "0", "a whole number >= 1"),
+        ("--n-step", "0", "a whole number >= 1"),
     ],
 }
-VALUES = [(agent, *case) for agent in AGENTS for case in BOTH + OWN[agent]]
+OWN["rainbow"] = OWN["dqn"]
+OTHERWISE = {("sac", "--max-grad-norm"): "a finite number >= 0"}
+VALUES = [
+    (agent, flag, value, OTHERWISE.get((agent, flag), allowed))
+    for agent in EVERY
+    for flag, value, allowed in BOTH + OWN[agent]
+]
 
 
 @pytest.mark.parametrize(("agent", "flag", "value", "allowed"), VALUES)
@@ -115,6 +151,7 @@ def test_every_number_of_a_recipe_has_a_bound():
             ("train", "a2c", "CartPole", "--gama", "1"),
             "No such option '--gama'. Did you mean '--ga",
         ),
+        (("train", "rainbo", "CartPole"), "unknown agent 'rainbo'; did you mean rainbow?"),
         (("trian", "a2c", "CartPole"), "unknown command 'trian'; did you mean train?"),
         (("evaluate", "a2c-CartPole-v1-1"), "unknown run 'a2c-CartPole-v1-1'; did you mean a2c-Ca"),
         (
@@ -142,6 +179,24 @@ def test_misspelt_names(cli, words, message):  # fault 31
     done = cli(*words)
     assert done.status == 2
     assert done.error.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("agent", "wrong", "right"),
+    [
+        ("a2c", "--entropy-coast", "--entropy-cost"),
+        ("ppo", "--clipp", "--clip"),
+        ("pqn", "--qlambda", "--q-lambda"),
+        ("dqn", "--priority-exp", "--priority-exponent"),
+        ("rainbow", "--atom", "--atoms"),
+        ("sac", "--temprature", "--temperature"),
+    ],
+)
+def test_misspelt_options_of_every_agent(cli, agent, wrong, right):  # fault 31
+    done = cli("train", agent, "CartPole", wrong, "1")
+    assert done.status == 2
+    assert done.error.startswith(f"No such option '{wrong}'. ")
+    assert f"'{right}'" in done.error.partition("id you mean ")[2]
 
 
 def test_a_device_that_is_not_there(cli, monkeypatch):  # fault 32

@@ -50,9 +50,8 @@ STATEFUL = [
     ("dqn", "Acrobot"),
     ("dqn", "CartPole", *SWITCHES),
     ("pqn", "CartPole", "--normalize-obs", "--normalize-reward"),
-    ("pqn", "Taxi", "--norm", "none", "--optimizer", "momentum"),
+    ("pqn", "FrozenLake", "--norm", "none", "--optimizer", "momentum"),
     ("rainbow", "CartPole"),
-    ("rainbow", "Taxi", "--target-interval", 5),
     ("sac", "Pendulum"),
     ("sac", "Pendulum", "--n-step", 3, "--optimizer", "rmsprop"),
 ]
@@ -138,7 +137,7 @@ def test_where_the_state_cannot_be_saved_it_says_so(cli, agent):
     assert set(lengths) == {10}  # no episode is glued together from two
 
 
-@pytest.mark.parametrize("agent", EVERY)
+@pytest.mark.parametrize("agent", [agent for agent in EVERY if agent != "sac"])  # see test_sac
 def test_the_same_seed_twice_is_equal_and_another_is_not(cli, agent):  # fault 45
     runs = []
     for seed in (5, 5, 6):

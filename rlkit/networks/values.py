@@ -40,7 +40,7 @@ class Values(Protocol):
 
     def surprise(self, out: Tensor, target: Tensor, loss: Tensor) -> Tensor:
         """What prioritised replay asks for, (B,): |δ|, or the loss of a distribution (Hessel et
-        al. 2018, "Rainbow")."""
+        al. 2018 take its KL divergence, which is less by the target's entropy)."""
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
