@@ -51,6 +51,13 @@ def _affine_array(x: Array, W: Array, b: Array) -> Array:
     return y
 
 
+def _tanh_backward_array(g: Array, y: Array) -> Array:
+    d = y * y  # 1 − y² in one new array: of large ones, making them is what costs
+    np.subtract(1, d, out=d)
+    d *= g
+    return d
+
+
 def _add_gradient_array(W_grad: Array, b_grad: Array, g: Array, x: Array) -> None:
     W_grad += g.T @ x
     b_grad += g.sum(0)
@@ -73,7 +80,7 @@ ON_ARRAYS = Arithmetic(
     },
     derivative={
         "relu": lambda g, y: g * (y > 0),
-        "tanh": lambda g, y: g * (1 - y * y),
+        "tanh": _tanh_backward_array,
     },
     add_gradient=_add_gradient_array,
 )

@@ -67,8 +67,11 @@ class Metrics:
         self._write_line(step, now, numbers)
         self._write_event(step, now, _scalars(numbers))
 
-    def episode(self, step: int, return_: float, length: int) -> None:
-        """Record that an episode of `length` steps has ended with the sum of rewards `return_`."""
+    def episode(self, step: int, return_: float, length: float) -> None:
+        """Record that an episode of `length` steps has ended with the sum of rewards `return_`.
+
+        Of several that ended in one step, their means.
+        """
         self.scalars(step, {RETURN: return_, LENGTH: length})
 
     def text(self, name: str, markdown: str) -> None:

@@ -100,8 +100,11 @@ class Trainer:
         agent.memory.add(step)
         self._obs = step.next_obs
         self.steps += self.envs.n
-        for episode_return, length in self.episodes.add(step):
-            self.metrics.episode(self.steps, episode_return, length)
+        if ended := self.episodes.add(step):
+            # One record for those that ended together: hundreds of environments would write more
+            # than they learn.
+            mean_return, mean_length = np.mean(ended, axis=0).tolist()
+            self.metrics.episode(self.steps, mean_return, mean_length)
         for batch in agent.memory.batches():
             # An update finds for itself what is not finite, and says it better than NumPy.
             with np.errstate(over="ignore", invalid="ignore"):
