@@ -25,11 +25,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rlkit.compiled import compiled
 
 Kernel: TypeAlias = Callable[..., int]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -55,21 +57,10 @@ SPEED_1, SPEED_2 = 4 * math.pi, 9 * math.pi
 
 @cache
 def load(kernel: Kernel, action: str, reward: str) -> Kernel:
-    """`kernel` compiled for these dtypes (numba's names), or loaded from numba's cache on disk.
-
-    numba is imported here and nowhere else: that takes longer than loading. Where the cache can't
-    be written or read, every process compiles the kernel anew.
-    """
-    import numba
-
+    """`kernel` compiled for these dtypes (numba's names)."""
     _make_callable_from_kernels()
     arrays = f"{action}, f8[:,::1], f4[:,::1], {reward}[::1], b1[:,::1], f8[:,::1], f8[::1]"
-    compile_with = partial(numba.njit, f"i8({arrays})", error_model="numpy")
-    try:
-        compiled: Kernel = compile_with(cache=True)(kernel)
-    except Exception:  # a folder, a disk or a file of the cache, in one of many ways
-        compiled = compile_with()(kernel)
-    return compiled
+    return compiled(kernel, f"i8({arrays})")
 
 
 @cache

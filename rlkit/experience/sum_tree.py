@@ -14,16 +14,19 @@ The kernels are plain Python until `load` compiles them. They share
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlkit.compiled import compiled
+
 FAN = 8
 BYTES_PER_CELL = 10  # 8·(1 + 1/8 + 1/64 + ...), rounded up
+
+load = cache(compiled)
 
 
 class SumTree:
@@ -66,22 +69,6 @@ class SumTree:
 
 def _padded(width: int) -> int:
     return -(-width // FAN) * FAN
-
-
-@cache
-def load(kernel: Callable[..., None], signature: str) -> Callable[..., None]:
-    """`kernel` compiled, or loaded from numba's cache on disk.
-
-    Where the cache can't be written or read, every process compiles the kernel anew.
-    """
-    import numba
-
-    compile_with = partial(numba.njit, signature, error_model="numpy")
-    try:
-        compiled: Callable[..., None] = compile_with(cache=True)(kernel)
-    except Exception:  # a folder, a disk or a file of the cache, in one of many ways
-        compiled = compile_with()(kernel)
-    return compiled
 
 
 def _fill(tree: Any, first: Any, start: int, priorities: Any) -> None:
