@@ -16,6 +16,7 @@ from scripted_envs import (
     Ring,
     Scripted,
     advantage,
+    allowed,
     random_ends,
     segments,
     vectorized,
@@ -551,3 +552,40 @@ def test_the_same_seed_is_equal_and_another_is_not():
             learned.append(state_of(agent))
     assert learned[0] == learned[1]
     assert learned[0]["/weights/actor.head.weight"] != learned[2]["/weights/actor.head.weight"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_masked_actions_have_no_part_in_the_loss(mode):
+    """The first step of a rollout, where the ratio is 1, against autograd on what is allowed."""
+    changes = {
+        "epochs": 1,
+        "minibatch_size": T * N,
+        "normalize_advantage": False,
+        "entropy_cost": 0.1,
+        "max_grad_norm": 1e9,
+    }
+    script = Scripted(random_ends(N, 30, seed=4), mode, masked=True)
+    with make_envs(script, N, 0) as envs:
+        agent, like = agent_for(envs, **changes), agent_for(envs, **changes)
+        obs = envs.reset()
+        for _ in range(T):
+            action, _ = agent.act(obs, None, mask=envs.mask)
+            step = envs.step(action)
+            agent.memory.add(step)
+            obs = step.next_obs
+    (batch,) = agent.memory.batches()
+    steps = agent._valid_steps(batch)
+    mask = torch.tensor([allowed(tuple(row)) for row in steps.obs.tolist()])
+    assert not mask.all()
+    logits = like.actor(torch.from_numpy(steps.obs)).masked_fill(~mask, -torch.inf)
+    policy = Categorical(logits=logits)
+    log_pi = policy.log_prob(torch.from_numpy(steps.action))
+    torch.testing.assert_close(torch.from_numpy(steps.log_pi_old), log_pi, rtol=0, atol=1e-5)
+    entropy = torch.stack(
+        [Categorical(logits=row[ok]).entropy() for row, ok in zip(logits, mask, strict=True)]
+    )
+    like.flat.grad.zero_()
+    (-(torch.from_numpy(steps.A) * log_pi).mean() - 0.1 * entropy.mean()).backward()
+    agent.update(batch)
+    for p, q in zip(agent.actor.parameters(), like.actor.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)
