@@ -11,18 +11,14 @@ of the paper; λ < 1 gives generalised advantage estimation (Schulman et al. 201
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
-from rlkit.agent import Agent, Carry, Metric, Setting
+from rlkit.actor_critic import ActorCritic
+from rlkit.agent import Agent, Metric, Setting
 from rlkit.arrays import Array, as_float
-from rlkit.experience.noise import Noise
-from rlkit.experience.rollout import Rollout, RolloutBatch
-from rlkit.networks.distributions import masked, policy_for
-from rlkit.networks.network import Network
-from rlkit.networks.normalize import RewardScaler, obs_normalizer
-from rlkit.optim import FlatParameters, optimizer_for
+from rlkit.carry import Carry
+from rlkit.experience.rollout import RolloutBatch
+from rlkit.networks.distributions import masked
 from rlkit.recipe import Recipe, Result, Tuned, option
-from rlkit.returns import discounts, gae, traces
 from rlkit.schedule import Schedule
 
 
@@ -47,6 +43,22 @@ class A2CRecipe(Recipe):
     squash: bool = option(False, "tanh of a Gaussian, for Box actions with bounds")
     normalize_obs: bool = option(False, "scale observations by their running moments")
     normalize_reward: bool = option(False, "scale rewards by the deviation of the running return")
+    encoder: str = option(
+        "auto",
+        "what sees images, windows and clips; auto: by the observation space",
+        choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
+    )
+    core: str = option(
+        "none",
+        "memory between encoder and heads",
+        choices=("none", "rnn", "gru", "lstm", "gtrxl"),
+    )
+    core_width: int = option(128, "width of the memory", low=1)
+    shared: str = option(
+        "auto",
+        "one encoder for actor and critic; auto: with images, parts or a memory",
+        choices=("auto", "yes", "no"),
+    )
     hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers", low=1)
     activation: str = option(
         "tanh", "activation", choices=("elu", "gelu", "mish", "relu", "silu", "tanh")
@@ -66,7 +78,7 @@ RECIPES = {
 
 
 class A2C(Agent):
-    """Separate actor and critic networks over the same rollout."""
+    """An actor and a critic over the same rollout."""
 
     name = "a2c"
     recipe_type = A2CRecipe
@@ -75,47 +87,23 @@ class A2C(Agent):
     def __init__(self, setting: Setting, recipe: A2CRecipe) -> None:
         super().__init__(setting)
         self.recipe = recipe
-        self.policy = policy_for(setting.action_space, recipe.squash)
-        nets = partial(Network, setting.obs_space, recipe.hidden, recipe.activation)
-        # A small head starts the policy near uniform (Andrychowicz et al. 2021, §3.2).
-        self.actor = nets(self.policy.outputs, head_gain=0.01)
-        self.critic = nets(1, head_gain=1.0)
-        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs)
-        self.to(setting.device)
-        self.flat = FlatParameters(self)
-        self.optimizer = optimizer_for(recipe.optimizer, self.flat, recipe.optimizer_eps)
-        self.reward_scaler = RewardScaler(setting.n_envs, recipe.gamma, setting.device)
-        self.memory = Rollout(
-            recipe.n_steps, setting.n_envs, setting.obs_space, setting.action_space, setting.device
-        )
-        self.noise = Noise(self.policy.draw_noise, setting.n_envs, self.generator)
-        self.parts = {
-            "memory": self.memory,
-            "optimizer": self.optimizer,
-            "noise": self.noise,
-            "reward_scaler": self.reward_scaler,
-        }
+        self.ac = ActorCritic(setting, recipe, self.generator)
+        self.memory, self.parts = self.ac.memory, self.ac.parts
+
+    def initial_carry(self, n: int) -> Carry:
+        return self.ac.nets.initial_carry(n)
 
     def act(
         self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
     ) -> tuple[Array, Carry]:
-        head = masked(self.actor.infer(self.normalizer.forward(obs)), mask)  # (N, outputs)
-        if explore:
-            return self.policy.sample(head, self.noise.next(head)), carry
-        return self.policy.mode(head), carry
+        return self.ac.act(obs, carry, explore, mask)
 
     def update(self, batch: RolloutBatch) -> dict[str, Metric]:
-        recipe = self.recipe
-        normalize = self.normalizer.forward
-        obs, reward = normalize(batch.obs), batch.reward  # (T + 1, N, *obs), (T, N)
-        if recipe.normalize_reward:
-            reward = self.reward_scaler(reward, batch.terminated | batch.truncated, batch.valid)
-        v, pull_critic = self.critic.vjp(obs)  # (T + 1, N, 1)
-        v = v[..., 0]
-        v_next = batch.next_values(v, lambda o: self.critic.infer(normalize(o))[..., 0])
-        discount = discounts(recipe.gamma, batch.terminated)
-        trace = traces(recipe.gae_lambda, batch.terminated, batch.truncated)
-        A = gae(reward, v[:-1], v_next, discount, trace)  # (T, N)
+        recipe, ac = self.recipe, self.ac
+        obs = ac.normalizer.forward(batch.obs)  # (T + 1, N, *obs)
+        # (T, N, outputs), (T + 1, N): the last row only bootstraps
+        head, v, pull = ac.nets.evaluate(obs, batch.carry, batch.reset, heads=recipe.n_steps)
+        A = ac.advantages(batch, v)  # (T, N)
         td = -A  # V(s_t) − G_t, for the critic's target G_t = A_t + V(s_t)
 
         weight = as_float(batch.valid)
@@ -124,24 +112,23 @@ class A2C(Agent):
             centred = A - (weight * A).sum()
             A = centred / ((weight * centred * centred).sum() ** 0.5 + 1e-8)
 
-        head, pull_actor = self.actor.vjp(obs[:-1])  # (T, N, outputs)
         # (T, N) each; no gradient leads back to the logits of actions that were not allowed
-        log_pi, H, pull_policy = self.policy.vjp(masked(head, batch.mask), batch.action)
+        log_pi, H, pull_policy = ac.policy.vjp(masked(head, batch.mask), batch.action)
 
         # L = E[−log π(a_t|s_t)·A_t − β·H(π(·|s_t))] + c·E[(V(s_t) − G_t)²]
-        self.flat.grad.zero_()
+        ac.flat.grad.zero_()
         # ∂L/∂log π = −A,  ∂L/∂H = −β
         beta = recipe.entropy_cost(self.clock.progress)
-        pull_actor(pull_policy(-weight * A, -beta * weight))
-        # ∂L/∂V = 2c·(V − G), and 0 for the last row, which only bootstraps
+        g_head = pull_policy(-weight * A, -beta * weight)
+        # ∂L/∂V = 2c·(V − G), and 0 for the last row
         g_v = 0 * v  # (T + 1, N)
         g_v[:-1] = (2 * recipe.value_cost) * weight * td
-        pull_critic(g_v)
+        pull(g_head, g_v)
 
-        grad_norm = self.flat.clip_grad(recipe.max_grad_norm)
+        grad_norm = ac.flat.clip_grad(recipe.max_grad_norm)
         lr = recipe.learning_rate(self.clock.progress)
-        self.optimizer.step(lr)
-        self.normalizer.include(batch.obs[:-1][batch.valid])
+        ac.optimizer.step(lr)
+        ac.normalizer.include(batch.obs[:-1][batch.valid])
         return {
             "policy_loss": -(weight * log_pi * A).sum(),
             "value_loss": (weight * td * td).sum(),

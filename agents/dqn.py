@@ -20,8 +20,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from rlkit.agent import Agent, Carry, Metric, Setting
+from rlkit.agent import Agent, Metric, Setting
 from rlkit.arrays import Array, as_tensor, like
+from rlkit.carry import Carry
 from rlkit.errors import RunError
 from rlkit.experience.replay import Replay, ReplayBatch, Sampling
 from rlkit.exploration import EpsilonGreedy
@@ -80,6 +81,11 @@ class DQNRecipe(Recipe):
     optimizer_eps: float = option(1e-8, "added to the optimiser's denominator", above=0)
     max_grad_norm: float = option(10.0, "the gradient's norm is clipped to this", above=0)
     normalize_obs: bool = option(False, "scale observations by their running moments")
+    encoder: str = option(
+        "auto",
+        "what sees images, windows and clips; auto: by the observation space",
+        choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
+    )
     hidden: tuple[int, ...] = option((120, 84), "widths of the hidden layers", low=1)
     head_hidden: tuple[int, ...] = option(
         (), "widths of the head's own hidden layers, in each of its streams", low=1
@@ -180,6 +186,7 @@ class DQN(Agent):
                 head_gain=1.0,
                 atoms=self.values.atoms,
                 head=Head(recipe.dueling, recipe.noisy, recipe.head_hidden),
+                encoder=recipe.encoder,
             ).to(setting.device)
 
         self.online, self.target = network(), network()
@@ -205,6 +212,7 @@ class DQN(Agent):
             ),
             setting.device,
             self.generator,
+            setting.frame_stack,
         )
         self.explore = EpsilonGreedy(n_actions, setting.n_envs, self.generator)
         self.parts = {

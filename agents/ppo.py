@@ -11,21 +11,20 @@ generalised advantage estimates (Schulman et al. 2016).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
-from rlkit.agent import Agent, Carry, Metric, Setting
-from rlkit.arrays import Array, as_float, namespace
+import torch
+
+from rlkit.actor_critic import ActorCritic
+from rlkit.agent import Agent, Metric, Setting
+from rlkit.arrays import Array, as_float, like, namespace
+from rlkit.carry import Carry, rows
 from rlkit.experience.minibatches import minibatches
-from rlkit.experience.noise import Noise
-from rlkit.experience.rollout import Rollout, RolloutBatch
-from rlkit.networks.distributions import masked, policy_for
-from rlkit.networks.network import Network
-from rlkit.networks.normalize import RewardScaler, obs_normalizer
-from rlkit.optim import FlatParameters, optimizer_for
+from rlkit.experience.rollout import RolloutBatch
+from rlkit.networks.distributions import masked
 from rlkit.recipe import Recipe, Result, Tuned, option
-from rlkit.returns import discounts, gae, traces
 from rlkit.schedule import Schedule
 
 
@@ -61,6 +60,22 @@ class PPORecipe(Recipe):
     squash: bool = option(False, "tanh of a Gaussian, for Box actions with bounds")
     normalize_obs: bool = option(False, "scale observations by their running moments")
     normalize_reward: bool = option(False, "scale rewards by the deviation of the running return")
+    encoder: str = option(
+        "auto",
+        "what sees images, windows and clips; auto: by the observation space",
+        choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
+    )
+    core: str = option(
+        "none",
+        "memory between encoder and heads",
+        choices=("none", "rnn", "gru", "lstm", "gtrxl"),
+    )
+    core_width: int = option(128, "width of the memory", low=1)
+    shared: str = option(
+        "auto",
+        "one encoder for actor and critic; auto: with images, parts or a memory",
+        choices=("auto", "yes", "no"),
+    )
     hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers", low=1)
     activation: str = option(
         "tanh", "activation", choices=("elu", "gelu", "mish", "relu", "silu", "tanh")
@@ -136,19 +151,26 @@ RECIPES = {
 
 
 class Steps(NamedTuple):
-    """Steps of a rollout, K of them."""
+    """Steps of a rollout, K of them.
 
-    obs: Array  # (K, *obs), normalised
+    A memory reads them among all others of their environments: then `obs` are those of T steps of B
+    environments, and `valid` says which K of them count.
+    """
+
+    obs: Array  # (K, *obs), normalised, or (T, B, *obs)
     action: Array  # (K, *action)
     mask: Array | None  # (K, outputs) bool: the actions that were allowed; None: all
     log_pi_old: Array  # (K,): log π(a_t|s_t; θ_old)
     A: Array  # (K,)
     G: Array  # (K,): A_t + V(s_t; θ_old)
     v_old: Array  # (K,)
+    carry: Carry = None  # (B, ...), with a memory: what it held before obs[0], by θ_old
+    reset: Array | None = None  # (T, B) bool
+    valid: Array | None = None  # (T, B) bool
 
 
 class PPO(Agent):
-    """Separate actor and critic networks, learned from each rollout for several epochs."""
+    """An actor and a critic, learned from each rollout for several epochs."""
 
     name = "ppo"
     recipe_type = PPORecipe
@@ -157,66 +179,45 @@ class PPO(Agent):
     def __init__(self, setting: Setting, recipe: PPORecipe) -> None:
         super().__init__(setting)
         self.recipe = recipe
-        self.policy = policy_for(setting.action_space, recipe.squash)
-        nets = partial(Network, setting.obs_space, recipe.hidden, recipe.activation)
-        # A small head starts the policy near uniform (Andrychowicz et al. 2021, §3.2).
-        self.actor = nets(self.policy.outputs, head_gain=0.01)
-        self.critic = nets(1, head_gain=1.0)
-        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs)
-        self.to(setting.device)
-        self.flat = FlatParameters(self)
-        self.optimizer = optimizer_for(recipe.optimizer, self.flat, recipe.optimizer_eps)
-        self.reward_scaler = RewardScaler(setting.n_envs, recipe.gamma, setting.device)
-        self.memory = Rollout(
-            recipe.n_steps, setting.n_envs, setting.obs_space, setting.action_space, setting.device
-        )
-        self.noise = Noise(self.policy.draw_noise, setting.n_envs, self.generator)
-        self.parts = {
-            "memory": self.memory,
-            "optimizer": self.optimizer,
-            "noise": self.noise,
-            "reward_scaler": self.reward_scaler,
-        }
+        self.ac = ActorCritic(setting, recipe, self.generator)
+        self.memory, self.parts = self.ac.memory, self.ac.parts
+
+    def initial_carry(self, n: int) -> Carry:
+        return self.ac.nets.initial_carry(n)
 
     def act(
         self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
     ) -> tuple[Array, Carry]:
-        head = masked(self.actor.infer(self.normalizer.forward(obs)), mask)  # (N, outputs)
-        if explore:
-            return self.policy.sample(head, self.noise.next(head)), carry
-        return self.policy.mode(head), carry
+        return self.ac.act(obs, carry, explore, mask)
 
     def update(self, batch: RolloutBatch) -> dict[str, Metric]:
-        recipe, progress = self.recipe, self.clock.progress
+        recipe, ac, progress = self.recipe, self.ac, self.clock.progress
         lr, clip = recipe.learning_rate(progress), recipe.clip(progress)
         beta = recipe.entropy_cost(progress)
-        rollout = self._valid_steps(batch)
-        if len(rollout.A) == 0:  # dead steps alone
+        if not batch.valid.any():  # dead steps alone
             return {}
-        xp = namespace(rollout.A)
-        parts = minibatches(rollout, recipe.minibatch_size, recipe.epochs, self.generator)
-        for k, (obs, action, mask, log_pi_old, A, G, v_old) in enumerate(parts):
-            B = len(A)
+        for k, steps in enumerate(self._minibatches(batch)):
+            obs, action, mask, log_pi_old, A, G, v_old, carry, reset, valid = steps
+            B, xp = len(A), namespace(A)
             if recipe.normalize_advantage:
                 centred = A - A.mean()
                 A = centred / ((centred * centred).mean() ** 0.5 + 1e-8)
-            head, pull_actor = self.actor.vjp(obs)  # (B, outputs)
-            log_pi, H, pull_policy = self.policy.vjp(masked(head, mask), action)  # (B,) each
+            # (B, outputs), (B,)
+            head, v, pull = ac.nets.evaluate(obs, carry, reset, valid=valid)
+            log_pi, H, pull_policy = ac.policy.vjp(masked(head, mask), action)  # (B,) each
             log_ratio = log_pi - log_pi_old
             ratio = xp.exp(log_ratio)
             kl = (ratio - 1 - log_ratio).mean()  # an estimate of KL(θ_old, θ): Schulman 2020
-            v, pull_critic = self.critic.vjp(obs)
-            v = v[:, 0]
             error = v - G  # (B,)
             unclipped = ratio * A <= xp.clip(ratio, 1 - clip, 1 + clip) * A
             if k > 0 and 0 < recipe.target_kl < kl:
                 break
 
             # L = −E[min(ρ·A, clip(ρ, 1 − ε, 1 + ε)·A) + β·H] + c·E[(V − G)²]
-            self.flat.grad.zero_()
+            ac.flat.grad.zero_()
             # ∂L/∂log π = −ρ·A where ρ·A is the lesser, and 0 where the clip is;  ∂L/∂H = −β
-            pull_actor(
-                pull_policy(-xp.where(unclipped, ratio * A, 0 * A) / B, xp.full_like(A, -beta / B))
+            g_head = pull_policy(
+                -xp.where(unclipped, ratio * A, 0 * A) / B, xp.full_like(A, -beta / B)
             )
             # ∂L/∂V = 2c·(V − G)
             g_v = 2 * recipe.value_cost / B * error
@@ -225,11 +226,11 @@ class PPO(Agent):
                 v_clipped = v_old + xp.clip(change, -recipe.value_clip, recipe.value_clip)
                 nearer = error * error < (v_clipped - G) ** 2
                 g_v = g_v * ~(nearer & (abs(change) > recipe.value_clip))
-            pull_critic(g_v[:, None])
+            pull(g_head, g_v)
 
-            grad_norm = self.flat.clip_grad(recipe.max_grad_norm)
-            self.optimizer.step(lr)
-        self.normalizer.include(batch.obs[:-1][batch.valid])
+            grad_norm = ac.flat.clip_grad(recipe.max_grad_norm)
+            ac.optimizer.step(lr)
+        ac.normalizer.include(batch.obs[:-1][batch.valid])
         return {  # of the rollout's last minibatch
             "policy_loss": -xp.minimum(ratio * A, xp.clip(ratio, 1 - clip, 1 + clip) * A).mean(),
             "value_loss": (error * error).mean(),
@@ -240,21 +241,33 @@ class PPO(Agent):
             "learning_rate": lr,
         }
 
-    def _valid_steps(self, batch: RolloutBatch) -> Steps:
-        """What the epochs learn from: every step of the rollout but the dead ones, flattened."""
-        recipe = self.recipe
-        obs = self.normalizer.forward(batch.obs)  # (T + 1, N, *obs)
-        reward = batch.reward  # (T, N)
-        if recipe.normalize_reward:
-            reward = self.reward_scaler(reward, batch.terminated | batch.truncated, batch.valid)
-        v = self.critic.infer(obs)[..., 0]  # (T + 1, N)
-        v_next = batch.next_values(
-            v, lambda o: self.critic.infer(self.normalizer.forward(o))[..., 0]
+    def _minibatches(self, batch: RolloutBatch) -> Iterator[Steps]:
+        """The epochs' minibatches of the rollout: of steps, or with a memory of environments."""
+        recipe, ac = self.recipe, self.ac
+        obs = ac.normalizer.forward(batch.obs)  # (T + 1, N, *obs)
+        head, v = ac.nets.infer(obs, batch.carry, batch.reset)  # (T + 1, N, outputs), (T + 1, N)
+        A = ac.advantages(batch, v)  # (T, N)
+        log_pi, _, _ = ac.policy.vjp(masked(head[:-1], batch.mask), batch.action)
+        columns: tuple[Array | None, ...] = (
+            batch.action,
+            batch.mask,
+            log_pi,
+            A,
+            A + v[:-1],
+            v[:-1],
         )
-        discount = discounts(recipe.gamma, batch.terminated)
-        trace = traces(recipe.gae_lambda, batch.terminated, batch.truncated)
-        A = gae(reward, v[:-1], v_next, discount, trace)  # (T, N)
-        head = masked(self.actor.infer(obs[:-1]), batch.mask)
-        log_pi, _, _ = self.policy.vjp(head, batch.action)
-        columns = (obs[:-1], batch.action, batch.mask, log_pi, A, A + v[:-1], v[:-1])
-        return Steps(*(None if column is None else column[batch.valid] for column in columns))
+        if not ac.nets.has_core:
+            columns = (obs[:-1], *columns)
+            rollout = [None if c is None else c[batch.valid] for c in columns]  # (K, ...)
+            for part in minibatches(rollout, recipe.minibatch_size, recipe.epochs, self.generator):
+                yield Steps(*part)
+            return
+        assert batch.reset is not None
+        size = max(1, recipe.minibatch_size // recipe.n_steps)  # environments
+        everyone = like(v, torch.arange(v.shape[1]))
+        for (envs,) in minibatches([everyone], size, recipe.epochs, self.generator):
+            valid = batch.valid[:, envs]
+            if valid.any():
+                part = tuple(None if c is None else c[:, envs][valid] for c in columns)
+                part += rows(batch.carry, envs), batch.reset[:-1, envs], valid
+                yield Steps(obs[:-1, envs], *part)

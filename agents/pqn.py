@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from gymnasium import spaces
 
-from rlkit.agent import Agent, Carry, Metric, Setting
+from rlkit.agent import Agent, Metric, Setting
 from rlkit.arrays import Array, namespace
+from rlkit.carry import Carry
 from rlkit.experience.minibatches import minibatches
 from rlkit.experience.rollout import Rollout, RolloutBatch
 from rlkit.exploration import EpsilonGreedy
@@ -52,6 +53,11 @@ class PQNRecipe(Recipe):
     max_grad_norm: float = option(10.0, "the gradient's norm is clipped to this", above=0)
     normalize_obs: bool = option(False, "scale observations by their running moments")
     normalize_reward: bool = option(False, "scale rewards by the deviation of the running return")
+    encoder: str = option(
+        "auto",
+        "what sees images, windows and clips; auto: by the observation space",
+        choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
+    )
     hidden: tuple[int, ...] = option((128, 128), "widths of the hidden layers", low=1)
     activation: str = option(
         "relu", "activation", choices=("elu", "gelu", "mish", "relu", "silu", "tanh")
@@ -86,6 +92,7 @@ class PQN(Agent):
             n_actions,
             head_gain=1.0,
             norm=recipe.norm,
+            encoder=recipe.encoder,
         )
         self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs)
         self.to(setting.device)

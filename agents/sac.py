@@ -21,8 +21,9 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlkit.agent import Agent, Carry, Metric, Setting
+from rlkit.agent import Agent, Metric, Setting
 from rlkit.arrays import Array, namespace
+from rlkit.carry import Carry
 from rlkit.errors import UsageError
 from rlkit.experience.noise import Noise
 from rlkit.experience.replay import Replay, ReplayBatch, Sampling
@@ -63,6 +64,11 @@ class SACRecipe(Recipe):
     optimizer_eps: float = option(1e-8, "added to the optimiser's denominator", above=0)
     max_grad_norm: float = option(
         0.0, "the norms of the critics' and the actor's gradient are clipped to this; 0: not", low=0
+    )
+    encoder: str = option(
+        "auto",
+        "what sees images, windows and clips; auto: by the observation space",
+        choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
     )
     hidden: tuple[int, ...] = option((256, 256), "widths of the hidden layers", low=1)
     activation: str = option(
@@ -142,8 +148,8 @@ class SAC(Agent):
         self.n = math.prod(space.shape)
         nets = setting.obs_space, recipe.hidden, recipe.activation
         # A small head starts every policy at μ ≈ 0, σ ≈ 1.
-        self.actor = Network(*nets, 2 * self.n, head_gain=0.01)
-        critics = [TwinQ(setting.obs_space, self.n, *nets[1:]) for _ in range(2)]
+        self.actor = Network(*nets, 2 * self.n, head_gain=0.01, encoder=recipe.encoder)
+        critics = [TwinQ(setting.obs_space, self.n, *nets[1:], recipe.encoder) for _ in range(2)]
         self.critic, self.target = critics
         self.target.load_state_dict(self.critic.state_dict())
         self.temperature = Temperature(recipe.temperature)
@@ -168,6 +174,7 @@ class SAC(Agent):
             sampling,
             setting.device,
             self.generator,
+            setting.frame_stack,
         )
         self.noise = Noise(self._draw_normal, setting.n_envs, self.generator)
         self.uniform_noise = Noise(self._draw_uniform, setting.n_envs, self.generator)

@@ -8,11 +8,12 @@ import gymnasium
 
 from rlkit.registry import ENVS
 
-# Twice the moves that a random maze of 100 x 100 cells takes; `max_episode_steps` changes it.
-_TIME_LIMITS = {"rlkit/GridWorld-v0": 500}
-
 for _entry in ENVS.values():
     if _entry.id not in gymnasium.registry:
         gymnasium.register(
-            _entry.id, entry_point=_entry.target, max_episode_steps=_TIME_LIMITS.get(_entry.id)
+            _entry.id,
+            entry_point=_entry.target,
+            vector_entry_point=_entry.vector,
+            max_episode_steps=_entry.max_episode_steps,
+            reward_threshold=_entry.reward_threshold,
         )

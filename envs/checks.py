@@ -2,7 +2,7 @@
 
 `CheckedEnv` stands around each environment of a sync or async vector environment. Shapes, dtypes,
 rewards and flags are checked here, where the environment's number is known; values that only need
-the batch (NaN, infinities, bounds) are checked once for all environments, in `rlkit.envs.spaces`.
+the batch (NaN, infinities, bounds) are checked once for all environments, in `rlkit.envs.arrays`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import traceback
 import warnings
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -22,6 +23,7 @@ from rlkit.envs.foreign import describe
 from rlkit.envs.masks import KEY, METHOD, as_mask, choices, expected
 from rlkit.envs.names import Facts, facts_of
 from rlkit.errors import EnvError, RlkitWarning, UsageError
+from rlkit.packing import is_text
 
 RESET = "reset(seed=..., options=...) returns (observation, info)"
 STEP = "step(action) returns (observation, reward, terminated, truncated, info)"
@@ -66,7 +68,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._index = index
         self._steps = 0
-        self._cast_said = index != 0
+        self._cast_said: set[str] = set()  # of which parts
         self._shape = self.observation_space.shape
         self._dtype = self.observation_space.dtype
         self._choices = choices(self.action_space)
@@ -137,24 +139,53 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
     def _observation(self, obs: Any) -> Any:
         if type(obs) is np.ndarray and obs.dtype == self._dtype and obs.shape == self._shape:
             return obs.copy()  # the environment may write its next observation over this one
-        if self._shape is None or self._dtype is None:
-            return obs  # a Dict or a Tuple, which the vector environment's maker refuses
-        if self._shape == () and isinstance(obs, (int, np.integer)) and self._dtype.kind == "i":
+        return self._part(obs, self.observation_space, "")
+
+    def _part(self, obs: Any, space: spaces.Space[Any], key: str) -> Any:
+        """An observation, or the part of one under `key`, in arrays of its own."""
+        if isinstance(space, spaces.Dict):
+            if not isinstance(obs, Mapping) or set(obs) != set(space.spaces):
+                found = sorted(map(str, obs)) if isinstance(obs, Mapping) else brief(obs)
+                self._refuse(
+                    f"returned observation{key} = {found}; its space says a dict with the keys "
+                    f"{sorted(map(str, space.spaces))}"
+                )
+            parts = space.spaces.items()
+            return {name: self._part(obs[name], part, f"{key}[{name!r}]") for name, part in parts}
+        if isinstance(space, spaces.Tuple):
+            if not isinstance(obs, (tuple, list)) or len(obs) != len(space.spaces):
+                self._refuse(
+                    f"returned observation{key} = {brief(obs)}; its space says a tuple of "
+                    f"{len(space.spaces)}"
+                )
+            each = zip(obs, space.spaces, strict=True)
+            return tuple(self._part(o, part, f"{key}[{i}]") for i, (o, part) in enumerate(each))
+        if isinstance(obs, str) and is_text(space):
+            return obs
+        return self._array(obs, space, key)
+
+    def _array(self, obs: Any, space: spaces.Space[Any], key: str) -> Any:
+        shape, dtype = space.shape, space.dtype
+        name = f"observation{key}"
+        if shape is None or dtype is None:
+            return obs  # a space that the maker of the vector environment refuses
+        if shape == () and isinstance(obs, (int, np.integer)) and dtype.kind == "i":
             return obs
         try:
-            array = cast(obs, self._dtype)
+            array = cast(obs, dtype)
         except TypeError as error:
-            self._refuse(
-                f"returned an observation that is {error}; its space says {self.observation_space}"
-            )
-        if array.shape != self._shape:
-            self._refuse(
-                f"returned an observation of shape {array.shape}, its space says {self._shape}"
-            )
-        if not self._cast_said and isinstance(self.observation_space, spaces.Box):
-            self._cast_said = True
+            self._refuse(f"returned an {name} that is {error}; its space says {space}")
+        if array.shape != shape:
+            self._refuse(f"returned an {name} of shape {array.shape}, its space says {shape}")
+        if (
+            key not in self._cast_said
+            and isinstance(space, spaces.Box)
+            and (not isinstance(obs, np.ndarray) or obs.dtype != dtype)
+        ):
+            self._cast_said.add(key)
             found = str(obs.dtype) if isinstance(obs, np.ndarray) else f"a {type(obs).__name__}"
-            warn_cast(found, self._dtype)
+            if self._index == 0:
+                warn_cast(found, dtype)
         return array
 
     def _flag(self, name: str, value: object) -> bool:

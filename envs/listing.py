@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
+from rlkit.envs import atari
 from rlkit.envs.names import newest, unversioned
+from rlkit.envs.packages import ATARI, PACKAGES
 from rlkit.registry import ENVS
 
 
@@ -21,11 +23,16 @@ class Family:
     install: str = "gymnasium"
 
     def installed(self) -> bool:
-        return importlib.util.find_spec(self.module) is not None
+        return importlib.util.find_spec(self.module.partition(".")[0]) is not None
 
 
 # By the module of the entry point.
 FAMILIES = {
+    atari.ENTRY.partition(":")[0]: Family(ATARI.summary, ATARI.module, ATARI.install),
+    **{
+        package.entry.removesuffix("."): Family(package.summary, package.module, package.install)
+        for package in PACKAGES
+    },
     "gymnasium.envs.classic_control": Family("classic control"),
     "gymnasium.envs.toy_text": Family("finite states"),
     "gymnasium.envs.box2d": Family("Box2D physics", "Box2D", "swig 'gymnasium[box2d]'"),
@@ -59,14 +66,23 @@ def family_of(spec: EnvSpec) -> Family | None:
 def list_envs() -> list[ListedEnv]:
     """rlkit's own environments, then the newest version of each other one registered, by name.
 
-    Entries that Gymnasium keeps only to refuse them are left out. Nothing is imported: whether an
-    environment can be made is told by whether the module that its family needs is there.
+    Of each package with environments by the dozen there is one. Entries that Gymnasium keeps only
+    to refuse them are left out. Nothing is imported: whether an environment can be made is told by
+    whether the module that its family needs is there.
     """
     own = {entry.id for entry in ENVS.values()}
     listed = [
         ListedEnv(name, entry.id, entry.summary, None) for name, entry in sorted(ENVS.items())
     ]
-    names = {unversioned(spec) for spec in gym.registry.values() if spec.id not in own}
+    for package in PACKAGES:
+        name = package.example.rpartition("-v")[0]
+        needs = None if package.installed() else package.install
+        listed.append(ListedEnv(name, package.example, package.summary, needs))
+    names = {
+        unversioned(spec)
+        for spec in gym.registry.values()
+        if spec.id not in own and not any(package.owns(spec) for package in PACKAGES)
+    }
     for name in sorted(names, key=str.lower):
         spec = newest(name)
         if spec is None or not isinstance(spec.entry_point, str):

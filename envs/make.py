@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast
 
 import gymnasium as gym
@@ -14,6 +14,7 @@ from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import TimeLimit
 
+from rlkit.envs import atari
 from rlkit.envs.checks import CheckedEnv
 from rlkit.envs.classic import ClassicVectorEnv, why_not_compiled
 from rlkit.envs.foreign import describe, quiet_gymnasium
@@ -28,13 +29,18 @@ from rlkit.envs.names import (
     unversioned,
     with_options,
 )
+from rlkit.envs.pixels import RENDER_MODE, Pixels, from_pixels, with_byte_images
+from rlkit.envs.stack import StackedVectorEnv
 from rlkit.envs.vector import Envs
 from rlkit.errors import UsageError
+from rlkit.packing import has_text
 from rlkit.registry import did_you_mean, unknown
 
 Vectorization: TypeAlias = Literal["auto", "compiled", "native", "sync", "async"]
 # A native step costs much the same for one environment as for eight: few step faster one by one.
 NATIVE_FROM = 4
+# Of which even one is a native vector environment inside.
+NATIVE_ALWAYS = (atari.ENTRY,)
 VECTORIZATIONS: tuple[Vectorization, ...] = ("auto", "compiled", "native", "sync", "async")
 
 
@@ -50,6 +56,15 @@ def make_env(name: str, options: Mapping[str, object] | None = None) -> gym.Env[
     return _make_resolved(resolve(name), options or {})
 
 
+def evaluation_options(env: object, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options to evaluate with what was trained on `env` (as in `make_envs`) with `options`.
+
+    Those that make an Atari game easier to learn, and its score another one, are left out.
+    """
+    spec = resolve(env).spec if isinstance(env, str) else None
+    return dict(options) if spec is None else atari.evaluation_options(spec, options)
+
+
 def make_envs(
     env: str | Callable[[], gym.Env[Any, Any]] | VectorEnv[Any, Any, Any],
     n: int,
@@ -57,6 +72,8 @@ def make_envs(
     vectorization: Vectorization = "auto",
     strict: bool = False,
     options: Mapping[str, object] | None = None,
+    pixels: Pixels | None = None,
+    frame_stack: int = 1,
 ) -> Envs:
     """`n` environments, not reset yet.
 
@@ -71,6 +88,9 @@ def make_envs(
             environments and more, likewise, else sync.
         strict: an observation outside its Box is an error instead of a warning.
         options: of the environment's constructor, for a name.
+        pixels: observe what the environment renders (`rlkit.envs.pixels`), in place of what it
+            returns; sync or async only.
+        frame_stack: how many of the newest observations are one (`rlkit.envs.stack`).
 
     Raises UsageError for all of that which doesn't fit, and for spaces that rlkit does not support.
     """
@@ -80,12 +100,28 @@ def make_envs(
         raise unknown("vectorization", vectorization, VECTORIZATIONS)
     if options and not isinstance(env, str):
         raise UsageError("options are for environments given by name; set them in your function")
-    venv, facts = _vectorize(env, n, vectorization, options or {})
+    if pixels is None:
+        venv, facts = _vectorize(env, n, vectorization, options or {})
+    else:
+        venv, facts = _vectorize_pixels(env, n, vectorization, options or {}, pixels)
     try:
+        if frame_stack > 1:
+            venv, facts = _stacked(venv, facts, frame_stack)
         return Envs(venv, facts, seed, strict)
     except BaseException:
         venv.close()
         raise
+
+
+def _stacked(
+    venv: VectorEnv[Any, Any, Any], facts: Facts, k: int
+) -> tuple[VectorEnv[Any, Any, Any], Facts]:
+    if facts.frame_stack > 1:
+        raise UsageError(
+            f"frame_stack (--frame-stack) is {k}, and env {facts.id} has {facts.frame_stack} "
+            f"frames in its observations already; change those: --env-option frame_stack={k}"
+        )
+    return StackedVectorEnv(venv, k), replace(facts, frame_stack=k)
 
 
 def _vectorize(
@@ -113,6 +149,40 @@ def _vectorize(
     return venv, venv.call("facts")[0]
 
 
+def _vectorize_pixels(
+    env: object, n: int, vectorization: Vectorization, options: Mapping[str, Any], pixels: Pixels
+) -> tuple[VectorEnv[Any, Any, Any], Facts]:
+    if vectorization in ("compiled", "native"):
+        raise UsageError(f"vectorization {vectorization} renders nothing; use sync or async")
+    if isinstance(env, str):
+        resolved = resolve(env)
+        make = _named_that_renders(resolved, options)
+        venv = _make_vector(_Rendered(make, pixels), n, vectorization)
+        facts = facts_of(resolved.name, resolved.spec, options)
+    elif callable(env) and not isinstance(env, (gym.Env, VectorEnv)):
+        venv = _make_vector(_Rendered(env, pixels), n, vectorization)
+        facts = venv.call("facts")[0]
+    else:
+        raise UsageError(
+            f"the environment is a {type(env).__name__}; pixels need its name, or a function "
+            "without arguments that makes one environment"
+        )
+    return venv, replace(facts, frame_stack=pixels.frame_stack)
+
+
+def _named_that_renders(env: ResolvedEnv, options: Mapping[str, Any]) -> _Named:
+    if env.spec is not None and env.spec.entry_point == atari.ENTRY:
+        raise UsageError(f"env {env.name} is observed in pixels as it is; leave pixels out")
+    with _making(env.name, env.spec):
+        known = _parameters(env.creator())
+    if known is not None and "render_mode" not in known:
+        raise UsageError(
+            f"env {env.name} renders nothing, as its constructor takes no render_mode; leave "
+            "pixels out"
+        )
+    return _Named(env, {**options, "render_mode": RENDER_MODE})
+
+
 def _make_named(
     env: ResolvedEnv, n: int, vectorization: Vectorization, options: Mapping[str, Any]
 ) -> VectorEnv[Any, Any, Any]:
@@ -120,7 +190,8 @@ def _make_named(
         assert env.spec is not None
         with _making(env.name, env.spec):
             return ClassicVectorEnv(with_options(env.spec, options), n)
-    native = vectorization == "native" or (vectorization == "auto" and n >= NATIVE_FROM)
+    always = env.spec is not None and env.spec.entry_point in NATIVE_ALWAYS
+    native = vectorization == "native" or (vectorization == "auto" and (always or n >= NATIVE_FROM))
     if native and _has_native(env, options, vectorization):
         return _make_native(env, n, options)
     return _make_vector(_Named(env, options), n, vectorization)
@@ -138,6 +209,17 @@ class _Named:
 
 
 @dataclass(frozen=True)
+class _Rendered:
+    """Makes an environment of which the pixels are observed."""
+
+    make: Callable[[], gym.Env[Any, Any]]
+    pixels: Pixels
+
+    def __call__(self) -> gym.Env[Any, Any]:
+        return from_pixels(self.make(), self.pixels)
+
+
+@dataclass(frozen=True)
 class _Checked:
     """Makes environment number `index` of a vector environment, with its checks around it."""
 
@@ -146,17 +228,23 @@ class _Checked:
 
     def __call__(self) -> CheckedEnv:
         with _making("of your function", None):
-            return CheckedEnv(self.make(), self.index)
+            return CheckedEnv(with_byte_images(self.make()), self.index)
 
 
 def _make_vector(
     make: Callable[[], gym.Env[Any, Any]], n: int, vectorization: Vectorization
 ) -> SyncVectorEnv[Any, Any] | AsyncVectorEnv[Any, Any]:
     each = [_Checked(make, index) for index in range(n)]
-    kind = AsyncVectorEnv if vectorization == "async" else SyncVectorEnv
+    mode = AutoresetMode.NEXT_STEP
     try:
         # No copy: Envs makes the one copy that is needed.
-        return kind(each, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        if vectorization != "async":
+            return SyncVectorEnv(each, copy=False, autoreset_mode=mode)
+        with closing(each[0]()) as env:
+            # Gymnasium writes a text to shared memory as places in a set, which each process orders
+            # in its own way, and knows no other spaces of strings at all.
+            shared = not has_text(env.observation_space)
+        return AsyncVectorEnv(each, shared_memory=shared, copy=False, autoreset_mode=mode)
     except RuntimeError as error:
         raise UsageError(
             f"the {n} environments differ in their spaces: {describe(error)}"
@@ -207,7 +295,7 @@ def _make_resolved(env: ResolvedEnv, options: Mapping[str, Any]) -> gym.Env[Any,
         creator = env.creator()
         known = _parameters(creator)
         if known is not None:
-            _check_options(env.name, options, known | {LIMIT})
+            _check_options(env.name, options, (known | {LIMIT}) - {"num_envs"})
         if env.spec is not None:
             return gym.make(env.spec, disable_env_checker=True, **options)
         if LIMIT not in options or known is None or LIMIT in known:

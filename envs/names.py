@@ -3,6 +3,7 @@
     CartPole            short name: the newest registered version; case does not matter
     CartPole-v1         id of Gymnasium's registry
     gridworld           rlkit's own: an entry of `rlkit.registry.ENVS`
+    Pong                an Atari game: ALE/Pong-v5 (`rlkit.envs.atari`)
     my_envs:Maze-v0     id, after importing the module that registers it
     my_envs:Maze        class derived from `gymnasium.Env`, of a module
     my_envs.py:Maze     the same, of a file (relative to the current folder)
@@ -29,12 +30,12 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
+from rlkit.envs import atari
 from rlkit.envs.foreign import describe, quiet_gymnasium
+from rlkit.envs.packages import ATARI, package_of
 from rlkit.errors import UsageError
 from rlkit.registry import ENVS, did_you_mean, unknown
 
-# Packages that register their environments when they are imported, by the namespace of their ids.
-REGISTERED_BY = {"ale": "ale_py"}
 # Gymnasium's time limit can be set for every environment, whatever its constructor takes.
 LIMIT = "max_episode_steps"
 
@@ -91,15 +92,20 @@ def short_name(name: str) -> str:
 
 
 def find_spec(name: str) -> EnvSpec | None:
-    """The registry's entry for an id or a short name, the newest version where none is given."""
-    package = REGISTERED_BY.get(name.partition("/")[0].lower())
-    if package is not None and importlib.util.find_spec(package) is not None:
-        importlib.import_module(package)
+    """The registry's entry for an id or a short name, the newest version where none is given.
+
+    The entry of an Atari game is the one that preprocesses it.
+    """
+    package = package_of(name)
+    if package is not None:
+        package.register()
     own = ENVS.get(name.lower())
     wanted = own.id if own is not None else name
-    if wanted in gym.registry:
-        return gym.registry[wanted]
-    return newest(wanted)
+    found = gym.registry.get(wanted) or newest(wanted) or newest(f"rlkit/{wanted}")
+    if found is None or (atari.is_ale(found) and unversioned(found).lower() == name.lower()):
+        ATARI.register()
+        found = newest(f"ale/{name}") or found
+    return None if found is None else atari.preprocessed(found)
 
 
 def newest(name: str) -> EnvSpec | None:
@@ -122,11 +128,10 @@ def unversioned(spec: EnvSpec) -> str:
 
 
 def _unknown_id(name: str) -> UsageError:
-    namespace = name.partition("/")[0].lower()
-    package = REGISTERED_BY.get(namespace)
-    if package is not None and importlib.util.find_spec(package) is None:
+    package = package_of(name)
+    if package is not None and not package.installed():
         return UsageError(
-            f"env {name!r} needs a package that is not installed: pip install {package}"
+            f"env {name!r} needs a package that is not installed: pip install {package.install}"
         )
     versioned = name.rpartition("-v")[2].isdigit()
     known = {spec.id if versioned else unversioned(spec) for spec in gym.registry.values()}
@@ -260,6 +265,7 @@ class Facts:
     spec_json: str | None
     reward_threshold: float | None
     max_episode_steps: int | None
+    frame_stack: int = 1  # images in an observation's first axis, oldest first, zeros before all
 
 
 def facts_of(name: str, spec: EnvSpec | None, options: Mapping[str, Any]) -> Facts:
@@ -275,7 +281,8 @@ def facts_of(name: str, spec: EnvSpec | None, options: Mapping[str, Any]) -> Fac
         as_json = spec.to_json()
     except (TypeError, ValueError):
         as_json = None
-    return Facts(name, as_json, spec.reward_threshold, spec.max_episode_steps)
+    stack = atari.frame_stack(spec)
+    return Facts(name, as_json, spec.reward_threshold, spec.max_episode_steps, stack)
 
 
 def with_options(spec: EnvSpec, options: Mapping[str, Any]) -> EnvSpec:

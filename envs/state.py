@@ -18,9 +18,20 @@ from typing import Any, TypeAlias
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
-from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from gymnasium.wrappers import (
+    AddRenderObservation,
+    FrameStackObservation,
+    GrayscaleObservation,
+    OrderEnforcing,
+    PassiveEnvChecker,
+    ResizeObservation,
+    TimeLimit,
+)
 
+from rlkit.envs.cartpole_hidden import HiddenVelocities
 from rlkit.envs.checks import CheckedEnv
+from rlkit.envs.pixels import ByteImages
+from rlkit.envs.stack import StackedVectorEnv
 from rlkit.errors import UsageError
 
 Tree: TypeAlias = dict[str, Any]
@@ -39,11 +50,26 @@ ATTRIBUTES = {
         "toy_text.cliffwalking:CliffWalkingEnv": ("s", "lastaction"),
     }.items()
 }
-WRAPPERS = (CheckedEnv, OrderEnforcing, PassiveEnvChecker, TimeLimit)
+# Wrappers that hold no state of their own, but for the two that are dealt with by name.
+WRAPPERS = (
+    AddRenderObservation,
+    ByteImages,
+    CheckedEnv,
+    FrameStackObservation,
+    GrayscaleObservation,
+    HiddenVelocities,
+    OrderEnforcing,
+    PassiveEnvChecker,
+    ResizeObservation,
+    TimeLimit,
+)
 
 
 def get_state(venv: VectorEnv[Any, Any, Any]) -> Tree | None:
     """The state of all environments; None where it can't be saved."""
+    if isinstance(venv, StackedVectorEnv):
+        inner = get_state(venv.env)
+        return None if inner is None else {"inner": inner, **venv.stack_state()}
     if type(venv) is not SyncVectorEnv:
         return _core_state(venv) if venv.unwrapped is venv else None
     states = [_env_state(env) for env in venv.envs]
@@ -61,6 +87,10 @@ def set_state(venv: VectorEnv[Any, Any, Any], tree: Tree) -> None:
     Raises UsageError where it comes from another number or kind of environments.
     """
     try:
+        if isinstance(venv, StackedVectorEnv):
+            set_state(venv.env, tree["inner"])
+            venv.set_stack_state(tree)
+            return
         if type(venv) is not SyncVectorEnv:
             _set_core_state(venv, tree)
             return
@@ -76,21 +106,25 @@ def set_state(venv: VectorEnv[Any, Any, Any], tree: Tree) -> None:
 
 
 def _env_state(env: gym.Env[Any, Any]) -> Tree | None:
-    limit = None
+    of_wrappers: Tree = {"elapsed_steps": None}
     while isinstance(env, gym.Wrapper):
         if type(env) not in WRAPPERS:
             return None
         if isinstance(env, TimeLimit):
-            limit = env._elapsed_steps
+            of_wrappers["elapsed_steps"] = env._elapsed_steps
+        elif isinstance(env, FrameStackObservation):
+            of_wrappers["frames"] = np.array(env.obs_queue)
         env = env.env
     core = _core_state(env)
-    return None if core is None else {"elapsed_steps": limit, **core}
+    return None if core is None else {**of_wrappers, **core}
 
 
 def _set_env_state(env: gym.Env[Any, Any], tree: Tree) -> None:
     while isinstance(env, gym.Wrapper):
         if isinstance(env, TimeLimit):
             env._elapsed_steps = tree["elapsed_steps"]
+        elif isinstance(env, FrameStackObservation):
+            env.obs_queue.extend(tree["frames"])
         elif isinstance(env, OrderEnforcing):
             env._has_reset = True
         env = env.env

@@ -16,9 +16,11 @@ from rlkit.envs.classic import ClassicVectorEnv
 from rlkit.envs.foreign import quiet_gymnasium
 from rlkit.envs.masks import Mask, MaskPort
 from rlkit.envs.names import Facts
-from rlkit.envs.spaces import ActionPort, ObsPort
+from rlkit.envs.observations import obs_port
+from rlkit.envs.spaces import ActionPort
 from rlkit.errors import EnvError, RlkitWarning, UsageError
 from rlkit.experience.step import FinalObs, Step
+from rlkit.packing import stored
 
 Autoreset: TypeAlias = Literal["next_step", "same_step"]
 
@@ -33,11 +35,13 @@ class Envs:
 
     Attributes:
         n: how many environments.
-        obs_space, action_space: of one environment, as an agent sees them (`rlkit.envs.spaces`).
+        obs_space, action_space: of one environment, as an agent sees them
+            (`rlkit.envs.observations`, `rlkit.envs.spaces`).
         autoreset: "next_step" or "same_step"; see `rlkit.experience.step.Step`.
         id: the environment's name in full: "CartPole-v1", "my_envs.py:Maze".
         spec_json: its registry entry with its options, or None.
         reward_threshold, max_episode_steps: of its registry entry, or None.
+        frame_stack: how many frames an observation holds along its first axis; 1: it is whole.
         steps: vector steps taken so far.
         mask: which actions are allowed next, (N, n) bool (`rlkit.envs.masks`); None without masks.
     """
@@ -47,7 +51,7 @@ class Envs:
     ) -> None:
         self.n = int(venv.num_envs)
         self.autoreset: Autoreset = _autoreset_of(venv)
-        self.obs_port = ObsPort(venv.single_observation_space, self.n, strict)
+        self.obs_port = obs_port(venv.single_observation_space, self.n, strict)
         self.action_port = ActionPort(venv.single_action_space)
         self.obs_space = self.obs_port.space
         self.action_space = self.action_port.space
@@ -55,6 +59,7 @@ class Envs:
         self.spec_json = facts.spec_json
         self.reward_threshold = facts.reward_threshold
         self.max_episode_steps = facts.max_episode_steps
+        self.frame_stack = facts.frame_stack
         self.steps = 0
         self.mask: Mask | None = None
         self._venv = venv
@@ -176,7 +181,7 @@ class Envs:
 
         Raises UsageError for a tree of other environments, or of another number of them.
         """
-        shape = (self.n, *(self.obs_space.shape or ()))
+        shape = (self.n, *stored(self.obs_space)[0])
         if tree["obs"].shape != shape:
             raise UsageError(
                 f"the saved observations are of shape {tree['obs'].shape}, these environments' of "
@@ -255,15 +260,8 @@ class Envs:
                 f"env {which[0]} ended at {when}, and info has no 'final_obs' for it; a vector "
                 "environment with SAME_STEP autoreset must give the last observation there"
             )
-        each = [np.asarray(rows[i]) for i in which]
-        shape = self.obs_port.declared_space.shape
-        for env, row in zip(which, each, strict=True):
-            if row.shape != shape:
-                raise EnvError(
-                    f"env {env} returned a final observation of shape {row.shape} at {when}, its "
-                    f"space says {shape}"
-                )
-        obs = self.obs_port.take(np.stack(each), when, which)
+        raw = self.obs_port.collate([rows[i] for i in which], which, when)
+        obs = self.obs_port.take(raw, when, which)
         return FinalObs(which, obs, self._mask_port.take_final(info, which, when))
 
     def _takes_seeds(self) -> bool:

@@ -22,24 +22,28 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from rlkit.arrays import Array
+from rlkit.carry import Carry
 from rlkit.errors import UsageError
 from rlkit.experience.step import Step
 from rlkit.recipe import Recipe, Tuned
 from rlkit.registry import AGENTS
 
 Metric = Tensor | float | np.floating[Any]  # a scalar to log
-Carry = Any  # what a recurrent policy hands from step to step; None where there is none
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What an agent is built for: the spaces of one environment, how many, where, and the seed."""
+    """What an agent is built for: the spaces of one environment, how many, where, and the seed.
+
+    `frame_stack` k > 1: observations are the last k frames, along their first axis.
+    """
 
     obs_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     n_envs: int
     device: torch.device
     seed: int
+    frame_stack: int = 1
 
 
 class Stateful(Protocol):

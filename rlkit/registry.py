@@ -33,11 +33,18 @@ class SolverEntry:
 
 @dataclass(frozen=True)
 class EnvEntry:
-    """An environment of rlkit's own: its Gymnasium id, and "module:Class" of the environment."""
+    """An environment of rlkit's own: its Gymnasium id, and what Gymnasium's registry says of it.
+
+    `target` is "module:Class" or "module:function" of the environment, `vector` of its vector
+    environment.
+    """
 
     id: str
     target: str
     summary: str
+    vector: str | None = None
+    max_episode_steps: int | None = None
+    reward_threshold: float | None = None
 
 
 AGENTS: dict[str, AgentEntry] = {
@@ -60,6 +67,9 @@ AGENTS: dict[str, AgentEntry] = {
     "rainbow": AgentEntry(
         "rlkit.agents.rainbow:Rainbow", "DQN with every extension on", ("Discrete",)
     ),
+    "r2d2": AgentEntry(
+        "rlkit.agents.r2d2:R2D2", "DQN with a memory, learned from sequences", ("Discrete",)
+    ),
     "sac": AgentEntry(
         "rlkit.agents.sac:SAC", "soft actor-critic: twin critics, learned temperature", ("Box",)
     ),
@@ -80,7 +90,40 @@ SOLVERS: dict[str, SolverEntry] = {
 
 ENVS: dict[str, EnvEntry] = {
     "gridworld": EnvEntry(
-        "rlkit/GridWorld-v0", "rlkit.envs.gridworld:GridWorld", "a maze from a text map, with slips"
+        "rlkit/GridWorld-v0",
+        "rlkit.envs.gridworld:GridWorld",
+        "a maze from a text map, with slips",
+        # Twice the moves that a random maze of 100 x 100 cells takes.
+        max_episode_steps=500,
+    ),
+    "catch": EnvEntry(
+        "rlkit/Catch-v0",
+        "rlkit.envs.catch:single",
+        "a falling ball to be caught, in pixels",
+        vector="rlkit.envs.catch:vector",
+        reward_threshold=0.9,
+    ),
+    "memory-corridor": EnvEntry(
+        "rlkit/MemoryCorridor-v0",
+        "rlkit.envs.memory:single_corridor",
+        "a cue to be remembered to a corridor's end",
+        vector="rlkit.envs.memory:vector_corridor",
+        reward_threshold=0.9,
+    ),
+    "repeat-first": EnvEntry(
+        "rlkit/RepeatFirst-v0",
+        "rlkit.envs.memory:single_repeat",
+        "the first card's suit, to be named at each card",
+        vector="rlkit.envs.memory:vector_repeat",
+        reward_threshold=0.9,
+    ),
+    "cartpole-hidden": EnvEntry(
+        "rlkit/CartPoleHidden-v0",
+        "rlkit.envs.cartpole_hidden:single",
+        "CartPole without its velocities",
+        vector="rlkit.envs.cartpole_hidden:CartPoleHiddenVectorEnv",
+        max_episode_steps=500,
+        reward_threshold=475.0,
     ),
 }
 

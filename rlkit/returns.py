@@ -66,3 +66,26 @@ def n_step(
         terminal = terminal + alive * terminated[k]
         alive = torch.where(ended[k], 0.0, alive)
     return g, gamma**m * (1 - terminal), m.long()
+
+
+# ε of h below: it bounds the slope of h⁻¹.
+RESCALING_EPS = 1e-3
+
+
+def rescaled(x: Tensor) -> Tensor:
+    """h(x) = sign(x)·(√(|x| + 1) − 1) + ε·x: values of any scale, near each other (Pohlen et al.
+    2018, eq. 1; ε of Kapturowski et al. 2019, §2.3).
+
+    As x/(√(|x| + 1) + 1) + ε·x, which is the same: for small x the root minus 1 would cancel.
+    """
+    return x / ((x.abs() + 1).sqrt() + 1) + RESCALING_EPS * x
+
+
+def unrescaled(x: Tensor) -> Tensor:
+    """h⁻¹(x) = sign(x)·(((√(1 + 4ε·(|x| + 1 + ε)) − 1)/2ε)² − 1) (Pohlen et al. 2018, prop. A.2).
+
+    In float64 within: of a float32 both subtractions would cancel most digits for small x.
+    """
+    eps, y = RESCALING_EPS, x.double()
+    root = (1 + 4 * eps * (y.abs() + 1 + eps)).sqrt()
+    return (y.sign() * (((root - 1) / (2 * eps)) ** 2 - 1)).to(x.dtype)

@@ -57,12 +57,14 @@ class Reference:
 
     def __init__(self, agent, activation=nn.Tanh):
         self.recipe = recipe = agent.recipe
-        self.actor, self.critic = (copied(net, activation) for net in (agent.actor, agent.critic))
+        self.actor, self.critic = (
+            copied(net, activation) for net in (agent.ac.nets.actor, agent.ac.nets.critic)
+        )
         self.parameters = [*self.actor.parameters(), *self.critic.parameters()]
         self.log_std = None
         self.space = agent.setting.action_space
         if isinstance(self.space, spaces.Box):
-            self.log_std = nn.Parameter(agent.policy.log_std.detach().double().clone())
+            self.log_std = nn.Parameter(agent.ac.policy.log_std.detach().double().clone())
             self.parameters.insert(0, self.log_std)
         kind = torch.optim.RMSprop if recipe.optimizer == "rmsprop" else torch.optim.Adam
         self.optimizer = kind(self.parameters, lr=1, eps=recipe.optimizer_eps)
@@ -155,11 +157,11 @@ def test_updates_equal_the_papers(case, mode):
                 lr = 1e-3 * (1 - row / 40)  # to the default end, 0
                 counted.append(reference.update(script.log, row + 1 - T, actions, lr, masked))
                 clipped.append(reference.norm > agent.recipe.max_grad_norm)
-                found = agent.flat.values.double()
+                found = agent.ac.flat.values.double()
                 expected = torch.cat([p.detach().flatten() for p in reference.parameters])
                 torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-        before = agent_for(envs, n_steps=T, hidden=(8, 6), **changes).flat.values
-        assert (agent.flat.values - before).abs().max() > 1e-3  # a hundred times the tolerance
+        before = agent_for(envs, n_steps=T, hidden=(8, 6), **changes).ac.flat.values
+        assert (agent.ac.flat.values - before).abs().max() > 1e-3  # a hundred times the tolerance
     assert len(counted) == 4
     assert (min(counted) < T * N) == (mode == "next_step")  # there were dead steps
     if case in ("the defaults", "unclipped"):
@@ -180,7 +182,7 @@ def test_dead_steps_change_nothing():
             batch.action[~batch.valid] = poison
             batch.reward[~batch.valid] = 100.0 * poison
             agent.update(batch)
-            updated.append(agent.flat.values)
+            updated.append(agent.ac.flat.values)
         assert torch.equal(*updated)
 
 
@@ -199,7 +201,7 @@ def test_an_update_on_tensors_is_the_one_on_arrays(space):
                 obs = step.next_obs
             (batch,) = agent.memory.batches()
             agent.update(batch if kind == "arrays" else rollout._moved(batch, CPU))
-            updated.append(agent.flat.values)
+            updated.append(agent.ac.flat.values)
     torch.testing.assert_close(*updated, rtol=0, atol=1e-6)
 
 
@@ -212,10 +214,10 @@ def test_an_update_that_overflows_leaves_the_weights():
             agent.memory.add(envs.step(np.zeros(N, dtype=np.int64)))
         (batch,) = agent.memory.batches()
         batch.reward[2] = 3e38
-        before = agent.flat.values.clone()
+        before = agent.ac.flat.values.clone()
         with pytest.raises(RunError, match="gradient's norm is"):
             agent.update(batch)
-        assert torch.equal(agent.flat.values, before)
+        assert torch.equal(agent.ac.flat.values, before)
 
 
 @pytest.mark.parametrize("space", [DISCRETE, BOX])
@@ -225,11 +227,11 @@ def test_acting_greedily_draws_nothing(space):
         agent = agent_for(envs)
         obs = envs.reset()
     agent.act(obs, None)
-    generator, noise = agent.generator.get_state(), agent.noise.get_state()["rest"]
+    generator, noise = agent.generator.get_state(), agent.ac.noise.get_state()["rest"]
     greedy, _ = agent.act(obs, None, explore=False)
     assert torch.equal(agent.generator.get_state(), generator)
-    assert np.array_equal(agent.noise.get_state()["rest"], noise)
-    head = agent.actor(torch.from_numpy(obs)).detach().numpy()
+    assert np.array_equal(agent.ac.noise.get_state()["rest"], noise)
+    head = agent.ac.nets.actor(torch.from_numpy(obs)).detach().numpy()
     expected = head.argmax(-1) if space is DISCRETE else head
     assert np.allclose(greedy, expected, rtol=0, atol=1e-6)
 
@@ -241,8 +243,8 @@ def test_exploring_draws_from_the_policy():
         agent = agent_for(envs)
         obs = envs.reset()
     with torch.no_grad():
-        agent.actor.head.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
-        p = agent.actor(torch.from_numpy(obs)).softmax(-1)  # (N, 3)
+        agent.ac.nets.actor.head.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
+        p = agent.ac.nets.actor(torch.from_numpy(obs)).softmax(-1)  # (N, 3)
     drawn = np.stack([agent.act(obs, None)[0] for _ in range(2000)])  # (2000, N)
     for i in range(N):
         share = np.bincount(drawn[:, i], minlength=3) / 2000
@@ -294,7 +296,7 @@ def learned_values(make, mode, gamma, states, vector_steps):
             for batch in agent.memory.batches():
                 agent.update(batch)
         with torch.no_grad():
-            return agent.critic(torch.arange(states)).squeeze(-1).tolist()
+            return agent.ac.nets.critic(torch.arange(states)).squeeze(-1).tolist()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -326,7 +328,7 @@ def test_a_bandits_better_arm_is_found():
             obs = step.next_obs
             for batch in agent.memory.batches():
                 agent.update(batch)
-        assert agent.actor(torch.tensor([0])).softmax(-1)[0, 1] > 0.95
+        assert agent.ac.nets.actor(torch.tensor([0])).softmax(-1)[0, 1] > 0.95
 
 
 def test_actions_it_has_no_policy_for_are_refused():

@@ -10,6 +10,7 @@ from gymnasium.envs.registration import find_highest_version
 from rlkit.envs.listing import list_envs
 from rlkit.envs.make import make_env
 from rlkit.envs.names import resolve, runs_code, short_name
+from rlkit.envs.packages import PACKAGES, Package
 from rlkit.errors import UsageError
 
 MAZE = """
@@ -79,6 +80,9 @@ def refused(name, options=None):
         ("gridworld", "rlkit/GridWorld-v0"),
         ("GridWorld", "rlkit/GridWorld-v0"),
         ("rlkit/GridWorld-v0", "rlkit/GridWorld-v0"),
+        ("memory-corridor", "rlkit/MemoryCorridor-v0"),
+        ("MemoryCorridor", "rlkit/MemoryCorridor-v0"),
+        ("cartpolehidden-v0", "rlkit/CartPoleHidden-v0"),
     ],
 )
 def test_names_of_the_registry(name, full):
@@ -87,6 +91,8 @@ def test_names_of_the_registry(name, full):
 
 def test_a_short_name_is_the_version_that_gymnasium_calls_highest():
     for spec in list(gym.registry.values()):
+        if any(package.owns(spec) for package in PACKAGES):
+            continue  # Pong is ALE/Pong-v5, and Gymnasium has Pong-v4 too
         highest = find_highest_version(spec.namespace, spec.name)
         if highest is not None:
             unversioned = spec.id.removesuffix(f"-v{spec.version}")
@@ -133,7 +139,11 @@ def test_a_version_that_gymnasium_only_keeps_to_refuse_names_the_newest():
         ("LunarLander", "Box2D", "gymnasium[box2d]"),
         ("HalfCheetah", "mujoco", "gymnasium[mujoco]"),
         ("phys2d/CartPole", "jax", "gymnasium[jax]"),
-        ("ALE/Pong-v5", "ale_py", "ale_py"),
+        ("ALE/Pong-v5", "ale_py", "ale-py"),
+        ("PongNoFrameskip-v4", "ale_py", "ale-py"),
+        ("MiniGrid-Empty-5x5-v0", "minigrid", "minigrid"),
+        ("BabyAI-BossLevel-v0", "minigrid", "minigrid"),
+        ("MinAtar/Breakout-v1", "minatar", "minatar"),
     ],
 )
 def test_a_missing_package_is_named_with_what_pip_installs(name, module, install):
@@ -142,6 +152,30 @@ def test_a_missing_package_is_named_with_what_pip_installs(name, module, install
     message = refused(name)
     assert "pip install" in message
     assert install in message
+
+
+@pytest.mark.parametrize(
+    ("name", "install"),
+    [
+        ("ALE/NoGame-v5", "ale-py"),
+        ("NoGameNoFrameskip-v4", "ale-py"),
+        ("MiniGrid-NoRoom-v0", "minigrid"),
+        ("BabyAI-NoRoom-v0", "minigrid"),
+        ("MinAtar/NoGame", "minatar"),
+    ],
+)
+def test_a_package_that_would_register_the_name_is_named(name, install, monkeypatch):
+    monkeypatch.setattr(Package, "installed", lambda self: False)
+    message = refused(name)
+    assert message == (f"env {name!r} needs a package that is not installed: pip install {install}")
+
+
+def test_the_list_names_what_to_install(monkeypatch):
+    monkeypatch.setattr(Package, "installed", lambda self: False)
+    needs = {env.id: env.needs for env in list_envs()}
+    assert needs["ALE/Pong-v5"] == "ale-py"
+    assert needs["MiniGrid-Empty-5x5-v0"] == "minigrid"
+    assert not [id for id in needs if id.startswith("ALE/Breakout")]
 
 
 def test_file_and_class(maze_file):
@@ -279,7 +313,7 @@ def test_the_list_holds_what_can_be_named():
     assert listed["CartPole"].id == "CartPole-v1"
     assert "GymV21Environment" not in listed
     for env in listed.values():
-        assert resolve(env.name).name == env.id
-        if env.needs is None and env.id in gym.registry:
+        if env.needs is None:
+            assert resolve(env.name).name == env.id
             make_env(env.name).close()
     assert (listed["LunarLander"].needs is None) == (importlib.util.find_spec("Box2D") is not None)

@@ -399,17 +399,15 @@ def test_a_negative_seed_and_a_step_before_the_reset_are_refused():
         make_envs("CartPole", 1, 1).step(np.array([0]))
 
 
+ACTIONS_ONLY = [spaces.Dict({"a": SMALL}), spaces.Tuple([SMALL]), spaces.Text(4)]
+BOTH = [spaces.Box(0, 1, (0,)), spaces.Box(0, 1, (2, 0)), spaces.Sequence(SMALL), spaces.Dict({})]
+
+
 @pytest.mark.parametrize(
-    "space",
-    [
-        spaces.Dict({"a": SMALL}),
-        spaces.Tuple([SMALL]),
-        spaces.Text(4),
-        spaces.Box(0, 1, (0,)),
-        spaces.Box(0, 1, (2, 0)),
-    ],
+    ("space", "side"),
+    [(space, "action") for space in ACTIONS_ONLY]
+    + [(space, side) for space in BOTH for side in ("observation", "action")],
 )
-@pytest.mark.parametrize("side", ["observation", "action"])
 def test_unsupported_spaces_are_named(space, side):
     pair = (space, SMALL) if side == "observation" else (SMALL, space)
     with pytest.raises(UsageError) as caught:

@@ -97,7 +97,7 @@ def test_the_greedy_policy_is_what_plays():
     assert torch.equal(agent.generator.get_state(), state)
     for log in script.log:
         for x in log[:4]:
-            assert x.action == agent.actor(torch.tensor(x.obs)).argmax().item()
+            assert x.action == agent.ac.nets.actor(torch.tensor(x.obs)).argmax().item()
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -494,7 +494,7 @@ def test_a_policys_box_actions_are_the_environments(run):  # fault 48
     one = policy.act(np.zeros(3, np.float32))
     assert env.action_space.contains(one)
     with torch.no_grad():
-        mode = policy.agent.actor(torch.zeros(1, 3))  # in units of [-1, 1]
+        mode = policy.agent.ac.nets.actor(torch.zeros(1, 3))  # in units of [-1, 1]
     assert one == pytest.approx(2 * mode[0].clamp(-1, 1).numpy())
 
 

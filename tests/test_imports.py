@@ -12,9 +12,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the bottom up: a module may import from its own layer and from those below it.
 LAYERS = [
     ["rlkit", "rlkit.errors", "rlkit.registry", "rlkit.system", "rlkit.experience.step"],
+    ["rlkit.packing", "rlkit.carry"],
     ["rlkit.returns", "rlkit.losses", "rlkit.optim", "rlkit.mdp"],
     ["rlkit.networks", "rlkit.experience"],
-    ["rlkit.agent", "rlkit.recipe", "rlkit.exploration"],
+    ["rlkit.agent", "rlkit.actor_critic", "rlkit.recipe", "rlkit.exploration"],
     ["rlkit.agents", "rlkit.envs", "rlkit.run"],
     ["rlkit.training"],
     ["rlkit.cli", "rlkit.__main__"],

@@ -18,7 +18,8 @@ from rlkit.agent import Setting
 from rlkit.agents.a2c import A2C, A2CRecipe
 from rlkit.agents.dqn import DQN, DQNRecipe
 from rlkit.envs.make import make_envs
-from rlkit.envs.spaces import ActionPort, ObsPort
+from rlkit.envs.observations import obs_port
+from rlkit.envs.spaces import ActionPort
 from rlkit.envs.vector import Envs
 from rlkit.errors import EnvError, UsageError
 from rlkit.experience.rollout import Rollout
@@ -410,7 +411,7 @@ def test_no_invalid_action_is_ever_taken_in_taxi(kind):
         obs = np.arange(500)
         greedy, _ = agent.act(obs, None, explore=False, mask=masks)
         assert masks[np.arange(500), greedy].all()
-        head = (agent.actor if kind is A2C else agent.online).infer(obs)
+        head = (agent.ac.nets.actor if kind is A2C else agent.online).infer(obs)
         assert np.array_equal(greedy, np.where(masks, head, -np.inf).argmax(-1))
         assert not np.array_equal(greedy, head.argmax(-1))
 
@@ -447,8 +448,8 @@ def test_exploring_draws_from_the_renormalised_policy(kind):
     logits = torch.zeros(4)
     if kind is A2C:
         with torch.no_grad():
-            agent.actor.head.bias.copy_(torch.tensor([0.0, 3.0, 1.0, -1.0]))
-        logits = torch.from_numpy(agent.actor.infer(obs))[0]
+            agent.ac.nets.actor.head.bias.copy_(torch.tensor([0.0, 3.0, 1.0, -1.0]))
+        logits = torch.from_numpy(agent.ac.nets.actor.infer(obs))[0]
     drawn = np.stack([agent.act(obs, None, mask=mask)[0] for _ in range(6000)])
     p = logits.double()[[0, 2, 3]].softmax(-1)
     counts = np.bincount(drawn[:, 0], minlength=4)
@@ -517,7 +518,8 @@ def test_going_on_from_a_saved_state_is_bit_equal(kind, way, before):
         for one, other in zip(once, again, strict=True):
             for x, y in zip(one, other, strict=True):
                 assert np.array_equal(x, y)
-        assert torch.equal(agent.flat.values, restored.flat.values)
+        one, other = (getattr(a, "ac", a).flat.values for a in (agent, restored))
+        assert torch.equal(one, other)
 
 
 def test_saved_environments_without_masks_have_none_again():
@@ -533,7 +535,7 @@ def policy_for(space):
     torch.manual_seed(1)
     obs_space, port = spaces.Box(-1, 1, (2,)), ActionPort(space)
     agent = A2C(Setting(obs_space, port.space, 1, CPU, seed=1), A2CRecipe(envs=1))
-    return Policy(agent, "Somewhere", ObsPort(obs_space, 1, strict=True), port)
+    return Policy(agent, "Somewhere", obs_port(obs_space, 1, strict=True), port)
 
 
 def test_a_policy_answers_within_its_mask():

@@ -206,6 +206,11 @@ def agent_for(agent_type, recipe_type, envs, **changes):
     return agent
 
 
+def parts(agent):
+    """Where an agent's flat parameters and its normaliser are."""
+    return getattr(agent, "ac", agent)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("agent_type", "recipe_type"), ON_POLICY)
 def test_statistics_stand_still_in_a_rollout_and_then_hold_its_live_steps(
@@ -217,16 +222,16 @@ def test_statistics_stand_still_in_a_rollout_and_then_hold_its_live_steps(
         agent = agent_for(agent_type, recipe_type, envs, **BOTH)
         obs = envs.reset()
         for row in range(3 * T):
-            before = leaves(copy.deepcopy(agent.normalizer.state_dict()))
+            before = leaves(copy.deepcopy(parts(agent).normalizer.state_dict()))
             step = envs.step(agent.act(obs, None)[0])
-            assert leaves(agent.normalizer.state_dict()) == before
+            assert leaves(parts(agent).normalizer.state_dict()) == before
             agent.memory.add(step)
             obs = step.next_obs
             for batch in agent.memory.batches():
                 agent.update(batch)
                 seen = [x.obs for log in script.log for x in log if row - T < x.row <= row]
                 theirs.update(np.array(seen))
-                moments = agent.normalizer.moments
+                moments = parts(agent).normalizer.moments
                 assert moments.count.item() == pytest.approx(theirs.count, rel=1e-12)
                 assert moments.mean.numpy() == pytest.approx(theirs.mean, rel=1e-6)
                 assert moments.var.numpy() == pytest.approx(theirs.var, rel=1e-6)
@@ -248,8 +253,8 @@ def test_huge_observations_and_rewards_are_learned_from(agent_type, recipe_type)
             obs = step.next_obs
             for batch in agent.memory.batches():
                 agent.update(batch)
-    assert agent.flat.values.isfinite().all()
-    assert np.abs(agent.normalizer(obs)).max() < 10
+    assert parts(agent).flat.values.isfinite().all()
+    assert np.abs(parts(agent).normalizer(obs)).max() < 10
 
 
 @pytest.fixture(scope="module", params=["a2c", "ppo"])
@@ -268,15 +273,15 @@ def test_the_loaded_policy_sees_what_the_trained_one_saw(trained):
     assert leaves(policy.agent.state_dict()) == leaves(agent.state_dict())
     mean, _ = agent.act(OBS.astype(np.float32), None, explore=False)
     assert np.array_equal(policy.act(OBS), np.clip(2 * mean, -2, 2).astype(np.float32))
-    policy.agent.normalizer = ObsNormalizer((3,))
+    policy.agent.ac.normalizer = ObsNormalizer((3,))
     assert not np.allclose(policy.act(OBS), np.clip(2 * mean, -2, 2), atol=1e-2)
 
 
 def test_the_checkpoint_holds_the_statistics(trained):
     weights = load_checkpoint(trained.run).tree["agent"]["weights"]
     # Pendulum ends together, every 200 steps: dead steps are every 201st.
-    assert weights["normalizer.moments.count"].item() == pytest.approx(4000 - 4 * 4, abs=1)
-    assert weights["normalizer.moments.var"][2] > 2 * weights["normalizer.moments.var"][0]
+    assert weights["ac.normalizer.moments.count"].item() == pytest.approx(4000 - 4 * 4, abs=1)
+    assert weights["ac.normalizer.moments.var"][2] > 2 * weights["ac.normalizer.moments.var"][0]
 
 
 def test_playing_changes_no_statistics(trained):

@@ -66,11 +66,13 @@ class Reference:
 
     def __init__(self, agent, activation):
         self.recipe = recipe = agent.recipe
-        self.actor, self.critic = (copied(net, activation) for net in (agent.actor, agent.critic))
+        self.actor, self.critic = (
+            copied(net, activation) for net in (agent.ac.nets.actor, agent.ac.nets.critic)
+        )
         self.parameters = [*self.actor.parameters(), *self.critic.parameters()]
         self.log_std = None
         if isinstance(agent.setting.action_space, spaces.Box):
-            self.log_std = nn.Parameter(agent.policy.log_std.detach().double().clone())
+            self.log_std = nn.Parameter(agent.ac.policy.log_std.detach().double().clone())
             self.parameters.insert(0, self.log_std)
         self.optimizer = torch.optim.Adam(self.parameters, lr=1, eps=recipe.optimizer_eps)
         self.obs_moments = RunningMeanStd(shape=(3,))
@@ -223,15 +225,15 @@ def test_updates_equal_the_papers(case, mode):
                 metrics = agent.update(batch)
                 reference.update(columns, order, row / 40)
                 assert torch.equal(order.get_state(), agent.generator.get_state())
-                found = agent.flat.values.double()
+                found = agent.ac.flat.values.double()
                 expected = torch.cat([p.detach().flatten() for p in reference.parameters])
                 torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
                 assert metrics.keys() == reference.metrics.keys()
                 if "target_kl" not in changes:
                     found = {name: float(x) for name, x in metrics.items()}
                     assert found == pytest.approx(reference.metrics, rel=1e-3, abs=1e-5)
-        before = agent_for(envs, **changes).flat.values
-        assert (agent.flat.values - before).abs().max() > 0.1
+        before = agent_for(envs, **changes).ac.flat.values
+        assert (agent.ac.flat.values - before).abs().max() > 0.1
     seen = reference.seen  # each case has met what it is about
     assert seen["clipped"] > 2
     assert (seen["value clipped"] > 20) == ("value_clip" in changes)
@@ -305,12 +307,12 @@ def test_a_rollout_of_dead_steps_alone_changes_nothing():
         obs = envs.reset()
         for row in range(7):
             batch, obs = a_rollout(agent, envs, obs)
-            before, steps = agent.flat.values.clone(), agent.optimizer.t
+            before, steps = agent.ac.flat.values.clone(), agent.ac.optimizer.t
             agent.update(batch)
             dead = row % 3 == 2
-            assert torch.equal(agent.flat.values, before) == dead
-            assert agent.optimizer.t == steps + 3 * (not dead)
-        assert agent.flat.values.isfinite().all()
+            assert torch.equal(agent.ac.flat.values, before) == dead
+            assert agent.ac.optimizer.t == steps + 3 * (not dead)
+        assert agent.ac.flat.values.isfinite().all()
 
 
 @pytest.mark.parametrize(("size", "per_epoch"), [(1, T * N), (T * N - 1, 1), (10**6, 1), (10, 3)])
@@ -318,17 +320,22 @@ def test_the_number_of_minibatches(size, per_epoch):
     with make_envs(Scripted([[0]] * N, "next_step"), N, 0) as envs:
         agent = agent_for(envs, minibatch_size=size, epochs=2, value_clip=0.1)
         agent.update(a_rollout(agent, envs, envs.reset())[0])
-        assert agent.optimizer.t == 2 * per_epoch
-        assert agent.flat.values.isfinite().all()
+        assert agent.ac.optimizer.t == 2 * per_epoch
+        assert agent.ac.flat.values.isfinite().all()
 
 
 def test_a_minibatch_of_one_step_moves_the_critic_alone():
     """Scaled to mean 0, a single advantage is 0."""
     with make_envs(Scripted([[0]], "next_step"), 1, 0) as envs:
         agent = agent_for(envs, n_steps=1)
-        actor, critic = (copy.deepcopy(net.state_dict()) for net in (agent.actor, agent.critic))
+        actor, critic = (
+            copy.deepcopy(net.state_dict()) for net in (agent.ac.nets.actor, agent.ac.nets.critic)
+        )
         agent.update(a_rollout(agent, envs, envs.reset())[0])
-        for before, net, same in ((actor, agent.actor, True), (critic, agent.critic, False)):
+        for before, net, same in (
+            (actor, agent.ac.nets.actor, True),
+            (critic, agent.ac.nets.critic, False),
+        ):
             assert torch.equal(before["head.weight"], net.state_dict()["head.weight"]) == same
 
 
@@ -343,9 +350,9 @@ def test_no_more_minibatches_once_the_kl_is_above(target, least, most):
         obs, counts = envs.reset(), []
         for _ in range(6):
             batch, obs = a_rollout(agent, envs, obs)
-            before = agent.optimizer.t
+            before = agent.ac.optimizer.t
             metrics = agent.update(batch)
-            counts.append(agent.optimizer.t - before)
+            counts.append(agent.ac.optimizer.t - before)
             assert (0 < target < metrics["kl"]) == (counts[-1] < 18)
             assert np.isfinite([float(x) for x in metrics.values()]).all()
     assert least <= min(counts) <= max(counts) <= most
@@ -362,7 +369,7 @@ def test_a_value_clip_that_is_out_of_reach_changes_nothing():
             for _ in range(10):
                 batch, obs = a_rollout(agent, envs, obs)
                 agent.update(batch)
-            learned.append(agent.flat.values)
+            learned.append(agent.ac.flat.values)
     assert torch.equal(*learned)
 
 
@@ -387,7 +394,7 @@ def test_acting_and_learning_see_one_scale(mode, space, monkeypatch):
     with make_envs(script, N, 0) as envs:
         agent = agent_for(envs, **BOTH)
         obs, drawn, told = envs.reset(), [], []
-        sample, vjp = agent.policy.sample, agent.policy.vjp
+        sample, vjp = agent.ac.policy.sample, agent.ac.policy.vjp
 
         def spied_sample(head, noise):
             action = sample(head, noise)
@@ -399,8 +406,8 @@ def test_acting_and_learning_see_one_scale(mode, space, monkeypatch):
             told.append(found[0])
             return found
 
-        monkeypatch.setattr(agent.policy, "sample", spied_sample)
-        monkeypatch.setattr(agent.policy, "vjp", spied_vjp)
+        monkeypatch.setattr(agent.ac.policy, "sample", spied_sample)
+        monkeypatch.setattr(agent.ac.policy, "vjp", spied_vjp)
         for _ in range(3):
             drawn.clear()
             told.clear()
@@ -422,8 +429,8 @@ def test_an_update_on_tensors_is_the_one_on_arrays(space):
             for _ in range(2):
                 batch, obs = a_rollout(agent, envs, obs)
                 agent.update(batch if kind == "arrays" else rollout._moved(batch, CPU))
-            moments = agent.normalizer.moments
-            updated.append(torch.cat([agent.flat.values, moments.mean, moments.var]))
+            moments = agent.ac.normalizer.moments
+            updated.append(torch.cat([agent.ac.flat.values, moments.mean, moments.var]))
     torch.testing.assert_close(*updated, rtol=0, atol=1e-5)
 
 
@@ -432,10 +439,10 @@ def test_an_update_that_overflows_leaves_the_weights():
         agent = agent_for(envs, minibatch_size=T * N)
         batch, _ = a_rollout(agent, envs, envs.reset())
         batch.reward[2] = 3e38
-        before = agent.flat.values.clone()
+        before = agent.ac.flat.values.clone()
         with pytest.raises(RunError, match="gradient's norm is"), quiet():
             agent.update(batch)
-        assert torch.equal(agent.flat.values, before)
+        assert torch.equal(agent.ac.flat.values, before)
 
 
 def test_an_overflow_in_a_later_minibatch_makes_no_nan():
@@ -445,8 +452,8 @@ def test_an_overflow_in_a_later_minibatch_makes_no_nan():
         batch.reward[2, 1] = 3e38
         with pytest.raises(RunError, match="gradient's norm is"), quiet():
             agent.update(batch)
-        assert agent.optimizer.t > 0
-        assert agent.flat.values.isfinite().all()
+        assert agent.ac.optimizer.t > 0
+        assert agent.ac.flat.values.isfinite().all()
 
 
 @pytest.mark.parametrize("space", [DISCRETE, BOX])
@@ -459,9 +466,9 @@ def test_acting_greedily_changes_nothing(space):
     before = state_of(agent)
     greedy, _ = agent.act(obs, None, explore=False)
     assert state_of(agent) == before
-    moments = agent.normalizer.moments
+    moments = agent.ac.normalizer.moments
     normal = (torch.from_numpy(obs) - moments.mean) / (moments.var + 1e-8).sqrt()
-    head = agent.actor(normal.float()).detach().numpy()
+    head = agent.ac.nets.actor(normal.float()).detach().numpy()
     if space is DISCRETE:
         assert np.array_equal(greedy, head.argmax(-1))
     else:
@@ -511,7 +518,7 @@ def learned_values(make, mode, gamma, states, **more):
         agent = agent_for(envs, gamma=gamma, minibatch_size=32, **how, **more)
         learn(agent, envs, 1200)
         with torch.no_grad():
-            return agent.critic(torch.arange(states)).squeeze(-1).tolist()
+            return agent.ac.nets.critic(torch.arange(states)).squeeze(-1).tolist()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -539,7 +546,7 @@ def test_a_bandits_better_arm_is_found():
     with vectorized(lambda: Bandit(2, 1, TERMINATED, True), 8, "same_step") as envs:
         agent = agent_for(envs)
         learn(agent, envs, 100)
-        assert agent.actor(torch.tensor([0])).softmax(-1)[0, 1] > 0.95
+        assert agent.ac.nets.actor(torch.tensor([0])).softmax(-1)[0, 1] > 0.95
 
 
 def test_the_same_seed_is_equal_and_another_is_not():
@@ -551,7 +558,10 @@ def test_the_same_seed_is_equal_and_another_is_not():
             learn(agent, envs, 2 * T)
             learned.append(state_of(agent))
     assert learned[0] == learned[1]
-    assert learned[0]["/weights/actor.head.weight"] != learned[2]["/weights/actor.head.weight"]
+    assert (
+        learned[0]["/weights/ac.nets.actor.head.weight"]
+        != learned[2]["/weights/ac.nets.actor.head.weight"]
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -574,18 +584,18 @@ def test_masked_actions_have_no_part_in_the_loss(mode):
             agent.memory.add(step)
             obs = step.next_obs
     (batch,) = agent.memory.batches()
-    steps = agent._valid_steps(batch)
+    steps = next(copy.deepcopy(agent)._minibatches(batch))
     mask = torch.tensor([allowed(tuple(row)) for row in steps.obs.tolist()])
     assert not mask.all()
-    logits = like.actor(torch.from_numpy(steps.obs)).masked_fill(~mask, -torch.inf)
+    logits = like.ac.nets.actor(torch.from_numpy(steps.obs)).masked_fill(~mask, -torch.inf)
     policy = Categorical(logits=logits)
     log_pi = policy.log_prob(torch.from_numpy(steps.action))
     torch.testing.assert_close(torch.from_numpy(steps.log_pi_old), log_pi, rtol=0, atol=1e-5)
     entropy = torch.stack(
         [Categorical(logits=row[ok]).entropy() for row, ok in zip(logits, mask, strict=True)]
     )
-    like.flat.grad.zero_()
+    like.ac.flat.grad.zero_()
     (-(torch.from_numpy(steps.A) * log_pi).mean() - 0.1 * entropy.mean()).backward()
     agent.update(batch)
-    for p, q in zip(agent.actor.parameters(), like.actor.parameters(), strict=True):
+    for p, q in zip(agent.ac.nets.actor.parameters(), like.ac.nets.actor.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-6)

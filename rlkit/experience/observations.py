@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlkit.errors import UsageError
-from rlkit.experience.rollout import space_array
+from rlkit.packing import space_array
 
 
 class Observations(Protocol):

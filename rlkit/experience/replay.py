@@ -23,8 +23,8 @@ from torch import Tensor
 from rlkit.experience import sum_tree
 from rlkit.experience.draws import Draws, Prioritized, Uniform
 from rlkit.experience.observations import Observations, Stacked, Whole
-from rlkit.experience.rollout import space_array
 from rlkit.experience.step import FinalObs, Step
+from rlkit.packing import space_array
 from rlkit.returns import n_step
 from rlkit.system import require_memory
 

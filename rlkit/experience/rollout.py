@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from numpy.typing import NDArray
 
 from rlkit.arrays import Array
+from rlkit.carry import Carry
 from rlkit.experience.step import Step
+from rlkit.packing import space_array
 from rlkit.system import require_memory
 
 ROWS = ("obs", "action", "reward", "terminated", "truncated", "valid")
+OPTIONAL = ("obs_mask", "carry", "reset")
 
 
 @dataclass(slots=True)
@@ -38,6 +40,8 @@ class RolloutBatch:
     final_obs: Array | None = None  # (K, *obs): the final observation of each
     final_mask: Array | None = None  # (K, n) bool: the actions allowed there; None: all
     obs_mask: Array | None = None  # (T + 1, N, n) bool: the actions allowed at `obs`; None: all
+    carry: Carry = None  # (N, ...): what the agent's memory held before obs[0]; None without one
+    reset: Array | None = None  # (T + 1, N) bool, with a carry: which obs begin an episode
 
     @property
     def mask(self) -> Array | None:
@@ -113,7 +117,18 @@ class Rollout:
             rows.obs_mask[t + 1] = True if step.next_mask is None else step.next_mask
         if (final := step.final_obs) is not None:
             self._finals.append((t, final.index, final.obs, final.mask))
+        if step.carry is not None:
+            self._note_carry(step)
         self.t = t + 1
+
+    def _note_carry(self, step: Step) -> None:
+        rows = self.storage
+        if rows.reset is None:
+            rows.reset = np.zeros((self.n_steps + 1, self.n_envs), dtype=np.bool_)
+        if self.t == 0:
+            rows.carry = step.carry  # which already begins anew where obs[0] begins an episode
+            rows.reset[0] = False
+        rows.reset[self.t + 1] = step.begins
 
     def _mask_rows(self, n: int) -> Array:
         """The rows of `obs_mask`, made on the first sight of a mask: few environments have one."""
@@ -152,7 +167,8 @@ class Rollout:
             str(k): {"t": t, "index": index, "obs": obs, "mask": mask}
             for k, (t, index, obs, mask) in enumerate(self._finals)
         }
-        return {"t": self.t, "rows": rows, "finals": finals, "obs_mask": self.storage.obs_mask}
+        optional = {name: getattr(self.storage, name) for name in OPTIONAL}
+        return {"t": self.t, "rows": rows, "finals": finals, **optional}
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.t = state["t"]
@@ -160,8 +176,8 @@ class Rollout:
             getattr(self.storage, name)[:] = rows
         finals = state["finals"].values()
         self._finals = [(f["t"], f["index"], f["obs"], f["mask"]) for f in finals]
-        if (obs_mask := state["obs_mask"]) is not None:
-            self._mask_rows(obs_mask.shape[-1])[:] = obs_mask
+        for name in OPTIONAL:
+            setattr(self.storage, name, state[name])
 
     def _check_memory(self) -> None:
         obs, action = (space_array(space, ()).nbytes for space in self.spaces)
@@ -175,16 +191,12 @@ class Rollout:
         )
 
 
-def space_array(space: spaces.Space[Any], leading: tuple[int, ...]) -> NDArray[Any]:
-    """Zeros for `leading` many values of a Box, Discrete, MultiDiscrete or MultiBinary space."""
-    assert space.shape is not None, f"{space} has no fixed shape"
-    return np.zeros((*leading, *space.shape), dtype=space.dtype)
-
-
 def _moved(batch: RolloutBatch, device: torch.device) -> RolloutBatch:
     def move(x: Any) -> Any:
         if isinstance(x, tuple):
             return tuple(map(move, x))
-        return None if x is None else torch.from_numpy(x).to(device, non_blocking=True)
+        if isinstance(x, np.ndarray):
+            return torch.from_numpy(x).to(device, non_blocking=True)
+        return x  # None, or a carry, which is there
 
     return RolloutBatch(*(move(getattr(batch, name)) for name in batch.__slots__))

@@ -44,3 +44,13 @@ class Step:
     final_obs: FinalObs | None = None
     mask: NDArray[np.bool_] | None = None  # (N, n)
     next_mask: NDArray[np.bool_] | None = None  # (N, n)
+    carry: Any = None  # what the agent's memory held before `obs`; None without one
+
+    @property
+    def begins(self) -> NDArray[np.bool_]:
+        """Whether `next_obs` is the first observation of an episode, (N,)."""
+        if self.final_obs is None:
+            return ~self.valid
+        begins = np.zeros_like(self.valid)
+        begins[self.final_obs.index] = True
+        return begins

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlkit.arrays import Array
+from rlkit.networks.activations import ACTIVATIONS, before
+from rlkit.networks.initialization import orthogonal
 from rlkit.networks.layers import Weights, arithmetic_of
-from rlkit.networks.mlp import ACTIVATIONS, orthogonal
 from rlkit.networks.noisy import NoisyLinear
 
 PullFeatures = Callable[[Array], Array]  # ∂L/∂(head's output) → ∂L/∂features
@@ -70,7 +71,8 @@ class Stream(nn.Module):
 
     def __init__(self, width: int, outputs: int, head: Head, activation: str, gain: float) -> None:
         super().__init__()
-        fans = list(zip((width, *head.hidden), (*head.hidden, outputs), strict=True))
+        made = [before(activation, hidden) for hidden in head.hidden]
+        fans = list(zip((width, *head.hidden), (*made, outputs), strict=True))
         self.noisy: list[NoisyLinear] = []
         if head.noisy:
             self.noisy = [NoisyLinear(*fan) for fan in fans]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -11,18 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlkit.arrays import Array
+from rlkit.networks.activations import ACTIVATIONS, before
+from rlkit.networks.initialization import ORTHOGONAL, gain_before, initialize, orthogonal
 from rlkit.networks.layers import ON_TENSORS, Weights, arithmetic_of
 from rlkit.networks.vjp import Pull
 from rlkit.registry import unknown
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": F.elu,
-    "gelu": F.gelu,
-    "mish": F.mish,
-    "relu": torch.relu,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-}
+__all__ = ["ACTIVATIONS", "MLP", "NORMS", "NORM_EPS", "NO_NORM", "layer_norm_vjp", "orthogonal"]
 
 NO_NORM = "none"
 NORMS = (NO_NORM, "layer")
@@ -35,34 +29,35 @@ def _no_layer(*_: Array) -> Array:
     raise AssertionError("a layer without an activation")
 
 
-def orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
-    """Orthogonal weights and zero bias (Saxe et al. 2014), in place."""
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
 class MLP(nn.Module):
     """Linear layers with an activation after each: (..., width_in) → (..., width).
 
-    Orthogonal initialisation with gain √2, as actor-critic baselines use it (Andrychowicz et al.
-    2021, §3.2). With `norm` "layer", LayerNorm (Ba et al. 2016) stands between each linear layer
-    and its activation, as PQN has it (Gallici et al. 2024). Raises UsageError for other norms.
+    `hidden` are the widths after the activation, which for GLU are half its layer's outputs. With
+    `norm` "layer", LayerNorm (Ba et al. 2016) stands between each linear layer and its activation,
+    as PQN has it (Gallici et al. 2024). `init` is one of `rlkit.networks.initialization.INITS`.
+    Raises UsageError for names that are not known.
     """
 
     def __init__(
-        self, width_in: int, hidden: Sequence[int], activation: str, norm: str = NO_NORM
+        self,
+        width_in: int,
+        hidden: Sequence[int],
+        activation: str,
+        norm: str = NO_NORM,
+        init: str = ORTHOGONAL,
     ) -> None:
         super().__init__()
         if norm not in NORMS:
             raise unknown("norm", norm, NORMS)
         widths = (width_in, *hidden)
+        outputs = [before(activation, width) for width in hidden]
+        gain = gain_before(activation, init)
         linears = [
-            orthogonal(nn.Linear(fan_in, fan_out), math.sqrt(2))
-            for fan_in, fan_out in zip(widths, hidden, strict=False)
+            initialize(nn.Linear(fan_in, fan_out), init, gain)
+            for fan_in, fan_out in zip(widths, outputs, strict=False)
         ]
         self.linears = nn.ModuleList(linears)
-        norms = [nn.LayerNorm(width, NORM_EPS) for width in hidden if norm == "layer"]
+        norms = [nn.LayerNorm(n, NORM_EPS) for n in outputs if norm == "layer"]
         self.norms = nn.ModuleList(norms)
         # nn.Module looks parameters up by name, layer by layer; small networks would notice.
         scales: Sequence[tuple[Tensor, Tensor] | None] = [(n.weight, n.bias) for n in norms]

@@ -36,9 +36,10 @@ class Network(nn.Module):
         atoms: int | None = None,
         head: Head = LINEAR,
         norm: str = NO_NORM,
+        encoder: str = "auto",
     ) -> None:
         super().__init__()
-        self.encoder = encoder_for(space, hidden, activation, norm)
+        self.encoder = encoder_for(space, encoder, hidden, activation, norm)
         shape = (outputs,) if atoms is None else (outputs, atoms)
         self.head = head_for(head, self.encoder.width, shape, activation, head_gain)
         # Past nn.Module's hooks and look-ups: acting comes by every step.

@@ -10,8 +10,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from rlkit.networks.activations import ACTIVATIONS, before
 from rlkit.networks.encoder import encoder_for
-from rlkit.networks.mlp import ACTIVATIONS
 
 
 class TwinQ(nn.Module):
@@ -22,15 +22,21 @@ class TwinQ(nn.Module):
     """
 
     def __init__(
-        self, space: spaces.Space[Any], n: int, hidden: Sequence[int], activation: str
+        self,
+        space: spaces.Space[Any],
+        n: int,
+        hidden: Sequence[int],
+        activation: str,
+        encoder: str = "auto",
     ) -> None:
         super().__init__()
-        self.numbers = encoder_for(space, (), activation)
-        widths = (self.numbers.width + n, *hidden, 1)
+        self.numbers = encoder_for(space, encoder, (), activation)
+        widths = (self.numbers.width + n, *hidden)
+        outputs = [*(before(activation, width) for width in hidden), 1]
         gains = [math.sqrt(2)] * len(hidden) + [1.0]
-        fans = zip(widths, widths[1:], gains, strict=False)
+        fans = zip(widths, outputs, gains, strict=True)
         self.weights = nn.ParameterList([_orthogonal_pair(*fan) for fan in fans])
-        self.biases = nn.ParameterList([torch.zeros(2, 1, width) for width in widths[1:]])
+        self.biases = nn.ParameterList([torch.zeros(2, 1, width) for width in outputs])
         self._activation = ACTIVATIONS[activation]
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:

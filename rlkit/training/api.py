@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 from threadpoolctl import threadpool_limits
 
 from rlkit.agent import Agent
-from rlkit.envs.make import make_envs
+from rlkit.envs.make import evaluation_options
 from rlkit.envs.names import short_name
 from rlkit.envs.vector import Envs
 from rlkit.errors import UsageError
@@ -147,7 +147,7 @@ def load(
     A run on an environment from a file or a module names code outside the run: repeat it as `env`.
     """
     folder = RunFolder.open(run)
-    with _restored(folder, 1, best, device, env) as (agent, envs):
+    with restored(folder, 1, best, device, env) as (agent, envs):
         return Policy(agent, folder.config["env"], envs.obs_port, envs.action_port)
 
 
@@ -165,7 +165,7 @@ def evaluate(
         if value < low:
             raise UsageError(f"{name} (--{name}) is {value}; allowed: a whole number >= {low}")
     folder = RunFolder.open(run)
-    with _restored(folder, min(episodes, build.EVAL_ENVS), best, device, env) as (agent, envs):
+    with restored(folder, min(episodes, build.EVAL_ENVS), best, device, env) as (agent, envs):
         return play(agent, envs, episodes, build.eval_seed(seed, 0))
 
 
@@ -182,9 +182,10 @@ def _training_envs(
     torch.set_num_threads(options.threads)
     blas = threadpool_limits(options.threads, user_api="blas")  # NumPy's
     seed = build.env_seed(options.seed, start)
-    vectorization: Any = options.vectorization
     try:
-        with make_envs(env, recipe.envs, seed, vectorization, options.strict, env_options) as envs:
+        with build.open_envs(
+            env, recipe.envs, seed, options, env_options, options.vectorization
+        ) as envs:
             yield envs
     finally:
         torch.set_num_threads(threads)
@@ -192,14 +193,15 @@ def _training_envs(
 
 
 @contextmanager
-def _restored(
+def restored(
     folder: RunFolder, n: int, best: bool, device: str, env: EnvLike | None
 ) -> Iterator[tuple[Agent, Envs]]:
     """A run's agent with the weights of a checkpoint, and `n` environments to use it on."""
     told = build.settings(folder)
     env = build.consented(env, folder)
     checkpoint = load_checkpoint(folder.path, best=best)
-    with make_envs(env, n, None, options=told.env_options) as envs:
+    env_options = evaluation_options(env, told.env_options)
+    with build.open_envs(env, n, None, told.options, env_options) as envs:
         agent = build.make_agent(told.agent_type, told.recipe, envs, RunOptions(device=device))
         checkpoint.expect(about(agent))
         agent.load_state_dict(checkpoint.tree["agent"]["weights"])

@@ -13,8 +13,9 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from rlkit.agent import Agent, Setting
-from rlkit.envs.make import make_envs
+from rlkit.envs.make import evaluation_options, make_envs
 from rlkit.envs.names import resolve, runs_code
+from rlkit.envs.pixels import Pixels
 from rlkit.envs.vector import Envs
 from rlkit.errors import UsageError
 from rlkit.recipe import Option, Recipe
@@ -30,6 +31,7 @@ EnvLike = str | Callable[[], gym.Env[Any, Any]] | VectorEnv[Any, Any, Any]
 
 EVALS_PER_RUN, CHECKPOINTS_PER_RUN = 5, 10
 EVAL_ENVS = 100  # that play side by side, at most
+FRAMES = 4  # that learning from pixels sees at once
 EPISODES_ON_THE_WAY = 20  # of an evaluation before the last one
 
 
@@ -190,11 +192,33 @@ def device_for(name: str) -> torch.device:
     return device
 
 
+def open_envs(
+    env: EnvLike,
+    n: int,
+    seed: int | None,
+    options: RunOptions,
+    env_options: Mapping[str, Any],
+    vectorization: Any = "auto",
+) -> Envs:
+    """`n` environments as a run was told to see them."""
+    pixels, stack = None, options.frame_stack
+    if options.pixels:
+        pixels, stack = Pixels(frame_stack=stack or FRAMES), 1
+    return make_envs(
+        env, n, seed, vectorization, options.strict, env_options, pixels, max(1, stack)
+    )
+
+
 def make_agent(agent_type: type[Agent], recipe: Recipe, envs: Envs, options: RunOptions) -> Agent:
     """A new agent for these environments, its weights drawn from the run's seed."""
     parts = seeds(options.seed)
     setting = Setting(
-        envs.obs_space, envs.action_space, envs.n, device_for(options.device), parts["agent"]
+        envs.obs_space,
+        envs.action_space,
+        envs.n,
+        device_for(options.device),
+        parts["agent"],
+        envs.frame_stack,
     )
     with torch.random.fork_rng(devices=[]):  # the caller's random stream stays as it is
         torch.default_generator.manual_seed(parts["weights"])
@@ -233,7 +257,8 @@ def make_trainer(
             episodes = min(episodes, EPISODES_ON_THE_WAY)
         seed = eval_seed(options.seed, step)
         n, vectorization = min(episodes, EVAL_ENVS), _eval_vectorization(options)
-        with make_envs(env, n, seed, vectorization, options.strict, env_options) as envs:
+        told = evaluation_options(env, env_options)
+        with open_envs(env, n, seed, options, told, vectorization) as envs:
             return play(agent, envs, episodes, seed)
 
     can_evaluate = not isinstance(env, VectorEnv)

@@ -22,6 +22,10 @@ class RunOptions:
         "how the environments step together",
         choices=("auto", "compiled", "native", "sync", "async"),
     )
+    pixels: bool = option(False, "learn from what the environment renders, 84 x 84 and grey")
+    frame_stack: int = option(
+        0, "newest observations in one; 0: 4 with pixels, else 1", low=0, high=100
+    )
     eval_every: int = option(0, "steps between evaluations; 0: a fifth of the run", low=0)
     eval_episodes: int = option(100, "greedy episodes of the last evaluation", low=1)
     checkpoint_every: int = option(0, "steps between checkpoints; 0: a tenth of the run", low=0)

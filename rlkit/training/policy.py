@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from rlkit.agent import Agent
-from rlkit.envs.checks import brief, cast
+from rlkit.carry import Carry, renewed
+from rlkit.envs.checks import brief
 from rlkit.envs.masks import MASKED, Mask, as_mask, choices, leaves_a_choice
-from rlkit.envs.spaces import ActionPort, ObsPort
+from rlkit.envs.observations import ObsPort
+from rlkit.envs.spaces import ActionPort
 from rlkit.errors import EnvError, UsageError
 
 
 class Policy:
     """What `rlkit.load` gives: `act` answers one observation, or a batch of N.
 
-    `agent` is the agent itself, an nn.Module; `env` the name of what it was trained on.
+    `agent` is the agent itself, an nn.Module; `env` the name of what it was trained on. A policy
+    with a memory remembers from call to call what it has seen: call `reset` where episodes begin.
     """
 
     def __init__(self, agent: Agent, env: str, obs_port: ObsPort, action_port: ActionPort) -> None:
@@ -24,6 +29,15 @@ class Policy:
         self.env = env
         self._obs_port = obs_port
         self._action_port = action_port
+        self._carry: Carry = None
+        self._remembers = 0  # environments
+
+    def reset(self, which: Any = None) -> None:
+        """Forget what was seen: of all environments, or of those that `which` (N,) bool names."""
+        if which is None:
+            self._carry, self._remembers = None, 0
+        elif self._carry is not None:
+            self._carry = renewed(self._carry, self._checked_which(which))
 
     def act(self, obs: Any, mask: Any = None) -> Any:
         """The greedy action for `obs`, in the environment's own units and dtype.
@@ -33,35 +47,39 @@ class Policy:
         or N. Raises UsageError for another shape, for what is no number, for NaN or infinity, for
         what the space does not hold, and for a mask that is none.
         """
-        space = self._obs_port.declared_space
-        shape = space.shape or ()
-        allowed = f"allowed: numbers of shape {shape}, or (N, *shape) of them"
-        assert space.dtype is not None
+        batch, single = self._obs_port.batch(obs)
         try:
-            batch = cast(obs, space.dtype)
-        except TypeError as error:
-            raise UsageError(f"the observation is {error}; {allowed}, as {space.dtype}") from None
-        single = batch.ndim == len(shape)
-        rows = batch[None] if single else batch
-        if rows.shape[1:] != shape:
-            raise UsageError(f"the observation has shape {batch.shape}; {allowed}")
-        if not (finite := np.isfinite(batch)).all():
-            where = [int(i) for i in np.argwhere(~finite)[0]]
-            raise UsageError(
-                f"the observation is {batch[tuple(where)]} at index {where}; "
-                "allowed: finite numbers"
-            )
-        try:
-            rows = self._obs_port.take(rows, "act")
+            rows = self._obs_port.take(batch, "act")
         except EnvError:
+            space = self._obs_port.declared_space
             raise UsageError(
-                f"the observation {brief(batch)} is outside the space {space}; give one of "
-                f"{self.env}"
+                f"the observation {brief(obs)} is outside the space {space}; give one of {self.env}"
             ) from None
         masks = None if mask is None else self._masks(mask, len(rows), single)
-        action, _ = self.agent.act(rows, None, explore=False, mask=masks)
+        carry = self._carry_of(len(rows))
+        action, self._carry = self.agent.act(rows, carry, explore=False, mask=masks)
         given = self._action_port.give(action)
         return given[0] if single else given
+
+    def _carry_of(self, n: int) -> Carry:
+        """What the policy remembers of n environments."""
+        if self._carry is None:
+            self._carry, self._remembers = self.agent.initial_carry(n), n
+        elif n != self._remembers:
+            raise UsageError(
+                f"{n} observations were given to a policy that remembers {self._remembers} "
+                "environments; call reset() first where new episodes begin"
+            )
+        return self._carry
+
+    def _checked_which(self, which: Any) -> Tensor:
+        found = np.asarray(which)
+        if found.shape != (self._remembers,) or found.dtype != np.bool_:
+            raise UsageError(
+                f"which is {brief(which)}; allowed: {self._remembers} bools, one for each "
+                "environment"
+            )
+        return torch.from_numpy(found)
 
     def _masks(self, mask: Any, n: int, single: bool) -> Mask:
         """The mask of each of n observations, (n, width)."""

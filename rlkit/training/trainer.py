@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from rlkit.agent import Agent, Metric
+from rlkit.carry import mapped, renewed
 from rlkit.envs.vector import Envs
 from rlkit.errors import CheckpointError, EnvError, RlkitWarning, RunError
 from rlkit.run.checkpoint import mark_best, save_checkpoint
@@ -95,9 +97,12 @@ class Trainer:
     def _step(self) -> None:
         agent = self.agent
         agent.clock.progress = self.steps / self.plan.total
-        action, self._carry = agent.act(self._obs, self._carry, mask=self.envs.mask)
+        action, carry = agent.act(self._obs, self._carry, mask=self.envs.mask)
         step = self.envs.step(action)
+        step.carry = self._carry
         agent.memory.add(step)
+        if carry is not None:
+            self._carry = renewed(carry, torch.from_numpy(step.begins))
         self._obs = step.next_obs
         self.steps += self.envs.n
         if ended := self.episodes.add(step):
@@ -191,7 +196,8 @@ class Trainer:
             self.agent.memory.restart()
             return False
         self._obs = self.envs.set_state(state["envs"])
-        self._carry = state["carry"]
+        device = self.agent.setting.device
+        self._carry = mapped(lambda x: x.to(device), state["carry"])
         return True
 
     @contextmanager
