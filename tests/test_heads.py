@@ -12,6 +12,7 @@ from torch import nn
 from rlkit.networks.heads import DuelingHead, Head, LinearHead, StreamHead
 from rlkit.networks.network import Network
 from rlkit.networks.noisy import NoisyLinear, resample
+from rlkit.networks.twin import TwinQ
 from rlkit.optim import FlatParameters
 
 OBS = spaces.Box(-1, 1, (5,))
@@ -211,3 +212,26 @@ def test_plain_streams_start_orthogonal():
             W = layer.weight.detach()
             torch.testing.assert_close(W @ W.t(), gain**2 * torch.eye(len(W)), rtol=0, atol=1e-5)
             assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("name", ["hidden", "rainbow"])
+def test_streams_gate_with_glu(name):
+    net = network(name, activation="glu")
+    features = torch.randn(4, 7)
+    stream = net.head.stream if name == "hidden" else net.head.value
+    first, last = stream.linears
+    h = layer_output(first, features, True)
+    expected = layer_output(last, h[:, :6] * torch.sigmoid(h[:, 6:]), True)
+    torch.testing.assert_close(stream(features, True), expected, **CLOSE)
+    assert net(torch.randn(4, 5)).shape == (4, 3)
+
+
+def test_twin_critics_gate_with_glu():
+    torch.manual_seed(0)
+    critics = TwinQ(OBS, 2, (6, 4), "glu")
+    obs, action = torch.randn(3, 5), torch.randn(3, 2)
+    for i, q in enumerate(critics(obs, action)):
+        (W1, W2, W3), h = [W[i] for W in critics.weights], torch.cat([obs, action], -1)
+        h = nn.functional.glu(h @ W1)
+        h = nn.functional.glu(h @ W2)
+        torch.testing.assert_close(q, (h @ W3)[:, 0], **CLOSE)

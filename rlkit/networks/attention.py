@@ -133,7 +133,7 @@ class RelativeAttention(nn.Module):
         r = self.position(sinusoids(distance, x.shape[-1]).to(x.dtype))  # (S, width)
         r = to_heads(r[:, None], self.heads)  # (1, heads, S, width/heads)
         scores = _by_key((q + self.v) @ r.transpose(-1, -2)) / math.sqrt(q.shape[-1])
-        scores = scores.masked_fill(~mask[:, None], -math.inf)
+        scores = torch.where(mask[:, None], scores, -math.inf)
         y = F.scaled_dot_product_attention(q + self.u, k, v, scores)
         return self.output.forward(from_heads(y))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -89,25 +90,9 @@ class Cnn(nn.Module):
         dims, n = len(self.images.size), len(channels)
         make = Make(dims, activation, norm, init, spectral)
         kinds = [pool] * n if pool is None or isinstance(pool, str) else _each("pool", pool, n)
-        pooled = Window((pool_size,) * dims, (pool_size,) * dims, (0,) * dims)
-        layers: list[nn.Module] = []
-        windows: list[Window] = []
-        for c_in, c, window, kind in zip(
-            (self.images.channels, *channels),
-            channels,
-            _windows(dims, n, kernel, stride, padding),
-            kinds,
-            strict=False,
-        ):
-            block = [BasicBlock(make, c_in, c, window)] if residual else None
-            layers += block or make.activated_conv(c_in, c, window)
-            windows.append(window)
-            if kind is not None:
-                layers.append(pool_layer(kind, pooled))
-                windows.append(pooled)
-        advice = "take fewer layers, less pooling or stride, or more padding"
-        size = size_after(self.images, windows, "this Cnn", advice)
-        width = channels[-1] * math.prod(size)
+        windows = _windows(dims, n, kernel, stride, padding)
+        each = list(zip(channels, windows, kinds, strict=True))
+        layers, width = _convolutions(self.images, make, each, pool_size, residual)
         layers += [nn.Flatten(), *_dropouts(dropout)]
         for fan_in, fan_out in pairwise((width, *hidden)):
             layers += [*make.activated_linear(fan_in, fan_out), *_dropouts(dropout)]
@@ -250,6 +235,30 @@ def _require_channels(channels: Sequence[int]) -> None:
 
 def _dropouts(p: float) -> list[nn.Module]:
     return [nn.Dropout(p)] if p > 0 else []
+
+
+def _convolutions(
+    images: Images,
+    make: Make,
+    each: Sequence[tuple[int, Window, str | None]],
+    pool_size: int,
+    residual: bool,
+) -> tuple[list[nn.Module], int]:
+    """The layers for `each` of (channels, window, pool), and the width of what they give."""
+    pooled = Window((pool_size,) * make.dims, (pool_size,) * make.dims, (0,) * make.dims)
+    layers: list[nn.Module] = []
+    windows: list[Window] = []
+    width = images.channels
+    for channels, window, kind in each:
+        block = [BasicBlock(make, width, channels, window)] if residual else None
+        layers += block or make.activated_conv(width, channels, window)
+        windows.append(window)
+        if kind is not None:
+            layers.append(pool_layer(kind, pooled))
+            windows.append(pooled)
+        width = channels
+    advice = "take fewer layers, less pooling or stride, or more padding"
+    return layers, width * math.prod(size_after(images, windows, "this Cnn", advice))
 
 
 def _windows(

@@ -9,8 +9,8 @@ but knows no resets. Two plans give each episode a fresh carry between fused cal
   grows with the logarithm of T, however many episodes there are, and at most half a rectangle is
   padding.
 
-The first wastes no step; the second needs fewer calls where resets are many. Both are measured in
-benchmarks/recurrence.py.
+The first wastes no step; the second needs fewer calls where resets are many. The one that costs
+less, counted in steps, is taken; benchmarks/recurrence.py measures what it comes to.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ from rlkit.registry import unknown
 RecurrentCarry = tuple[Tensor, ...]  # (h,) or (h, c), each (B, layers, width)
 State = tuple[Tensor, ...]  # the same of one layer: (h,) or (h, c), each (B, width)
 
-# A call per stretch is preferred up to so many times the calls that rectangles would take: these
-# pay for their padding and for the copies into and out of them.
-CALLS_PER_RECTANGLE = 3
+LONGEST_START = 99.0  # u / (1 + u), what a unit keeps of a step, is then 0.99
 SURE = 1e4  # σ(±SURE) is exactly 1 and 0
 
 
@@ -43,6 +41,7 @@ class Kind:
 
     cell: Callable[[int, int], nn.RNNCell | nn.GRUCell | nn.LSTMCell]
     states: int  # tensors in a state
+    call: float  # what a fused call costs besides its steps, in steps: measured on the CPU
     step: Callable[[Tensor, State, list[Tensor]], State]  # x (B, width_in), state, weights
     # x (T, B, width_in), state, weights → y (T, B, width), state
     over_time: Callable[[Tensor, State, list[Tensor]], tuple[Tensor, State]]
@@ -70,17 +69,17 @@ def _over_time(run: Any) -> Callable[[Tensor, State, list[Tensor]], tuple[Tensor
 
 KINDS: Mapping[str, Kind] = {
     "rnn": Kind(
-        *(nn.RNNCell, 1),
+        *(nn.RNNCell, 1, 1.0),
         lambda x, state, weights: (torch.rnn_tanh_cell(x, state[0], *weights),),
         _over_time(torch.rnn_tanh),
     ),
     "gru": Kind(
-        *(nn.GRUCell, 1),
+        *(nn.GRUCell, 1, 1.0),
         lambda x, state, weights: (torch.gru_cell(x, state[0], *weights),),
         _over_time(torch.gru),
     ),
     "lstm": Kind(
-        *(nn.LSTMCell, 2),
+        *(nn.LSTMCell, 2, 8.0),
         lambda x, state, weights: torch.lstm_cell(x, state, *weights),
         _over_time(torch.lstm),
     ),
@@ -95,12 +94,15 @@ class Recurrent(nn.Module):
     2000). Where `reset[t, b]`, step t is the first of an episode: the carry is zeroed before it,
     and no gradient passes. The carry is (h,), an LSTM's (h, c): (B, layers, width) float32 each.
     Gradients flow into the carry that is given; a carry without a graph truncates them there
-    (truncated backpropagation through time, Williams & Peng 1990).
+    (truncated backpropagation through time, Williams & Peng 1990). What is given back may share
+    memory with each other: write over none of it.
 
     Weights start Xavier-uniform, recurrent ones orthogonal, gate by gate, for a product of many of
-    them neither vanishes nor explodes (Saxe et al. 2014); biases at 0, but for the LSTM's forget
-    gates at 1, so that memory lasts from the start (Gers et al. 2000; measured by Jozefowicz et al.
-    2015). Raises UsageError for an unknown kind.
+    them neither vanishes nor explodes (Saxe et al. 2014). The gates that keep what was, the LSTM's
+    forget and the GRU's update gates, start with biases log(u), u uniform in [1, 99]: units then
+    forget over 2 to 100 steps from the start (Tallec & Ollivier 2018, §2, "chrono"; their input
+    gates are left at 0, for a cue that is seen once must be written at once). Other biases are 0.
+    Raises UsageError for an unknown kind.
     """
 
     def __init__(self, kind: str, width_in: int, width: int, layers: int = 1) -> None:
@@ -123,8 +125,10 @@ class Recurrent(nn.Module):
             nn.init.orthogonal_(gate)
         nn.init.zeros_(b)
         nn.init.zeros_(b_hidden)
-        if KINDS[self.kind].states == 2:
-            nn.init.ones_(b[self.width : 2 * self.width])  # gates are in the order i, f, g, o
+        if len(b) > self.width:  # gates are in the order i, f, g, o, and r, z, n: both keep second
+            keep = b[self.width : 2 * self.width]
+            nn.init.uniform_(keep, 1, LONGEST_START)
+            keep.data.log_()
 
     def initial_carry(self, B: int) -> RecurrentCarry:
         like, shape = self._cells[0].weight_ih, (B, len(self._cells), self.width)
@@ -148,29 +152,35 @@ class Recurrent(nn.Module):
         for x_t, reset_t in zip(x.unbind(), reset.unbind(), strict=True):
             h = x_t
             for i, weights in enumerate(cells):
-                layers[i] = KINDS[self.kind].step(h, zeroed(layers[i], reset_t), weights)
+                layers[i] = KINDS[self.kind].step(h, _zeroed(layers[i], reset_t), weights)
                 h = layers[i][0]
             y.append(h)
         return _stacked(y, 0), layers
 
     def _fused(self, x: Tensor, layers: list[State], reset: Tensor) -> tuple[Tensor, list[State]]:
         times = _stretches(reset)
-        calls = len(times) - 1
-        rectangles = _rectangles(reset) if calls > CALLS_PER_RECTANGLE else None
+        rectangles = _rectangles(reset) if len(times) > 2 else None
+        if rectangles and not self._pays(rectangles, times):
+            rectangles = None
         for i, cell in enumerate(self._cells):
-            state, weights = zeroed(layers[i], reset[0]), _weights(cell)
-            if rectangles and calls > CALLS_PER_RECTANGLE * len(rectangles.index):
+            state, weights = _zeroed(layers[i], reset[0]), _weights(cell)
+            if rectangles:
                 x, layers[i] = self._side_by_side(x, state, weights, rectangles)
             else:
                 x, layers[i] = self._stretch_by_stretch(x, state, weights, reset, times)
         return x, layers
+
+    def _pays(self, rectangles: Rectangles, times: list[int]) -> bool:
+        """Whether the rectangles' steps and calls cost less than the stretches'."""
+        lengths, call = [len(index) for index in rectangles.index], KINDS[self.kind].call
+        return sum(lengths) + call * len(lengths) < times[-1] + call * (len(times) - 1)
 
     def _stretch_by_stretch(
         self, x: Tensor, state: State, weights: list[Tensor], reset: Tensor, times: list[int]
     ) -> tuple[Tensor, State]:
         y = []
         for begin, end in pairwise(times):
-            state = zeroed(state, reset[begin])
+            state = _zeroed(state, reset[begin])
             y_stretch, state = KINDS[self.kind].over_time(x[begin:end], state, weights)
             y.append(y_stretch)
         return torch.cat(y), state
@@ -205,7 +215,7 @@ def _stacked(tensors: list[Tensor] | tuple[Tensor, ...], dim: int) -> Tensor:
     return tensors[0].unsqueeze(dim) if len(tensors) == 1 else torch.stack(tensors, dim)
 
 
-def zeroed(state: State, reset: Tensor) -> State:
+def _zeroed(state: State, reset: Tensor) -> State:
     """The state with zeros in the rows where `reset`, (B,) bool."""
     return tuple(s.masked_fill(reset[:, None], 0.0) for s in state)
 
