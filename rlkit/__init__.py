@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from rlkit.training.api import load as load
     from rlkit.training.api import resume as resume
     from rlkit.training.api import train as train
+    from rlkit.training.export import export as export
 
 _HOME = {
     "MDP": "rlkit.mdp.model",
     "Solution": "rlkit.mdp.solution",
     "evaluate": "rlkit.training.api",
     "evaluate_policy": "rlkit.mdp.evaluation",
+    "export": "rlkit.training.export",
     "load": "rlkit.training.api",
     "resume": "rlkit.training.api",
     "solve": "rlkit.mdp.solve",

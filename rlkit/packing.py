@@ -64,6 +64,22 @@ def has_text(space: spaces.Space[Any]) -> bool:
     return any(is_text(leaf) for _, leaf in _walk(space, ()))
 
 
+def described(space: spaces.Space[Any]) -> str:
+    """The space in words that are the same in every process.
+
+    Gymnasium writes a Text with its characters in the order of a set, and a space of an
+    environment's own may show where its functions lie in memory.
+    """
+    if isinstance(space, spaces.Dict):
+        parts = ", ".join(f"{key!r}: {described(part)}" for key, part in space.spaces.items())
+        return f"Dict({parts})"
+    if isinstance(space, spaces.Tuple):
+        return f"Tuple({', '.join(map(described, space.spaces))})"
+    if is_text(space):
+        return f"Text of {words_of(space)} words"
+    return " ".join(str(space).split())  # NumPy breaks long bounds into lines
+
+
 def leaves(space: spaces.Space[Any]) -> list[Leaf]:
     """The leaves of a Dict or a Tuple, in the order of the space; their places in a row."""
     found: list[Leaf] = []

@@ -82,10 +82,12 @@ def rescaled(x: Tensor) -> Tensor:
 
 
 def unrescaled(x: Tensor) -> Tensor:
-    """h⁻¹(x) = sign(x)·(((√(1 + 4ε·(|x| + 1 + ε)) − 1)/2ε)² − 1) (Pohlen et al. 2018, prop. A.2).
+    """h⁻¹(x) = sign(x)·(s² − 1), s = (√(1 + 4ε·(|x| + 1 + ε)) − 1)/2ε (Pohlen et al. 2018, prop.
+    A.2).
 
-    In float64 within: of a float32 both subtractions would cancel most digits for small x.
+    As d·(d + 2) with d = s − 1 = 2|x|/(√(1 + 4ε·(|x| + 1 + ε)) + 1 + 2ε): nothing cancels there
+    either.
     """
-    eps, y = RESCALING_EPS, x.double()
-    root = (1 + 4 * eps * (y.abs() + 1 + eps)).sqrt()
-    return (y.sign() * (((root - 1) / (2 * eps)) ** 2 - 1)).to(x.dtype)
+    eps = RESCALING_EPS
+    d = 2 * x / ((1 + 4 * eps * (x.abs() + 1 + eps)).sqrt() + 1 + 2 * eps)  # of x's sign
+    return d * (d.abs() + 2)

@@ -47,6 +47,7 @@ CARTPOLE = {
     "pqn": PLAIN | {"n_steps": 5},
     "dqn": REPLAYED,
     "rainbow": REPLAYED | {"head_hidden": (8,)},
+    "r2d2": REPLAYED | {"core_width": 8, "burn_in": 2, "unroll": 4},
     "sac": REPLAYED,
 }
 
@@ -223,10 +224,11 @@ def test_numbers_that_do_not_begin_at_0(run, agent):  # faults 20 and 21
     )  # the environment asserts that actions are its own
     policy = rlkit.load(folder, env=SHIFTED)
     assert {int(policy.act(obs)) for obs in (5, 6, 7)} <= {-7, -6, -5}
+    policy.reset()
     assert policy.act(np.array([5, 6, 7, 5])).shape == (4,)
 
 
-@pytest.mark.parametrize("agent", ["dqn", "pqn", "rainbow"])
+@pytest.mark.parametrize("agent", ["dqn", "pqn", "rainbow", "r2d2"])
 def test_box_actions_for_agents_of_action_values(cli, agent):  # fault 23
     done = cli("train", agent, "Pendulum")
     assert done.status == 2
@@ -242,7 +244,7 @@ def test_discrete_actions_for_sac(cli):  # fault 23
     assert done.status == 2
     assert done.error == (
         "sac takes Box actions; the environment's action space is Discrete(2); "
-        "Discrete is taken by: a2c, ppo, pqn, dqn, rainbow"
+        "Discrete is taken by: a2c, ppo, pqn, dqn, rainbow, r2d2"
     )
     assert not Path("runs").exists()
 
@@ -274,7 +276,7 @@ def test_a_support_without_a_length(cli):  # fault 27
         assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("agent", ["dqn", "rainbow", "sac"])
+@pytest.mark.parametrize("agent", ["dqn", "rainbow", "r2d2", "sac"])
 def test_a_replay_memory_larger_than_memory(cli, agent):  # fault 26
     done = cli("train", agent, env_of(agent), "--buffer-size", 10**12)
     assert done.status == 2

@@ -346,6 +346,7 @@ RUNS = {
     "pqn": RUN | {"n_steps": 12, "minibatch_size": 16},
     "dqn": RUN | REPLAYED,
     "rainbow": RUN | REPLAYED | {"gradient_steps": 2, "head_hidden": (8,), "exploration": 0.3},
+    "r2d2": RUN | REPLAYED | {"core_width": 8, "unroll": 6},
 }
 
 

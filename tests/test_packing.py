@@ -1,7 +1,10 @@
 """Observations of several parts, and texts: packed into one array, and read again."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -278,6 +281,25 @@ def test_blackjack_is_learned_from_its_tuple(tmp_path):
     # Its best policy loses 0.047 a game (Gymnasium's variant, by dynamic programming); drawing or
     # staying at random loses 0.39.
     assert trained.evaluation.mean > -0.2
+
+
+def test_spaces_are_described_alike_in_every_process():
+    code = (
+        "from gymnasium import spaces; from rlkit.packing import described;"
+        "parts = {'a': spaces.Text(9), 'b': spaces.Tuple([spaces.Discrete(2)])};"
+        "print(described(spaces.Dict(parts)))"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert said == {"Dict('a': Text of 5 words, 'b': Tuple(Discrete(2)))\n"}
 
 
 def test_storage_of_every_space():

@@ -101,6 +101,14 @@ OWN = {
     ],
 }
 OWN["rainbow"] = OWN["dqn"]
+OF_VALUES = ("--atoms", "--v-min", "--v-max", "--values")
+OWN["r2d2"] = [
+    *(told for told in OWN["dqn"] if told[0] not in OF_VALUES),
+    ("--burn-in", "-1", "a whole number >= 0"),
+    ("--unroll", "0", "a whole number >= 1"),
+    ("--core", "none", "rnn or gru or lstm or gtrxl"),
+    ("--core-width", "0", "a whole number >= 1"),
+]
 OTHERWISE = {("sac", "--max-grad-norm"): "a finite number >= 0"}
 VALUES = [
     (agent, flag, value, OTHERWISE.get((agent, flag), allowed))

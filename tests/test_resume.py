@@ -55,6 +55,10 @@ STATEFUL = [
     ("pqn", "CartPole", "--normalize-obs", "--normalize-reward"),
     ("pqn", "FrozenLake", "--norm", "none", "--optimizer", "momentum"),
     ("rainbow", "CartPole"),
+    ("r2d2", "CartPole"),
+    ("r2d2", "FrozenLake", "--core", "gru", "--priority-exponent", 0, "--n-step", 1, "--burn-in", 0),
+    ("r2d2", "Acrobot", "--core", "gtrxl", "--target-rate", "0.1", "--target-interval", 2),
+    ("r2d2", "CartPole", "--frame-stack", 3, "--optimizer", "rmsprop"),
     ("sac", "Pendulum"),
     ("sac", "Pendulum", "--n-step", 3, "--optimizer", "rmsprop"),
 ]
@@ -62,7 +66,7 @@ STATEFUL = [
 
 def settings(agent, *more):
     every = ("--eval-every", 300, "--eval-episodes", 3, "--checkpoint-every", 500)
-    envs = 4 if agent in ("dqn", "rainbow", "sac") else 8
+    envs = 4 if agent in ("dqn", "rainbow", "r2d2", "sac") else 8
     told = ("--steps", 1000, "--seed", 3, "--hidden", 8, "--envs", envs, *every)
     return (*told, *OWN[agent], *more)
 
@@ -111,7 +115,7 @@ def interrupted(monkeypatch, at, number):
 
 INT, TERM = (signal.SIGINT, 130), (signal.SIGTERM, 143)
 STOPS = [(agent, *how) for agent in AGENTS for how in (INT, TERM)]
-STOPS += [("pqn", *INT), ("rainbow", *TERM), ("sac", *INT)]
+STOPS += [("pqn", *INT), ("rainbow", *TERM), ("r2d2", *INT), ("sac", *INT)]
 
 
 @pytest.mark.parametrize(("agent", "number", "status"), STOPS)  # faults 46 and 47

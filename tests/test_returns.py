@@ -12,7 +12,7 @@ from rlkit.arrays import namespace
 from rlkit.envs.make import make_envs
 from rlkit.experience import rollout
 from rlkit.experience.rollout import Rollout
-from rlkit.returns import discounts, gae, n_step, traces
+from rlkit.returns import discounts, gae, n_step, rescaled, traces, unrescaled
 
 T = 4
 WEIGHTS = (0.1, 2.4, 5.6)
@@ -160,3 +160,32 @@ def test_n_step_returns_worked_by_hand():
     assert g.tolist() == [3.0, 1.0, 2.0, 3.0]
     assert discount.tolist() == [0.125, 0.0, 0.25, 0.0]
     assert m.tolist() == [3, 1, 2, 3]
+
+
+def numbers(most):
+    """Of both signs, from 1e-7 up, in float32 and rising."""
+    half = np.logspace(-7, np.log10(most), 20_000, dtype=np.float32)
+    return torch.from_numpy(np.concatenate([-half[::-1], np.zeros(1, np.float32), half]))
+
+
+def test_values_are_rescaled_by_the_formula():
+    """As printed (Pohlen et al. 2018, eq. 1), with more digits than it takes."""
+    x = numbers(1e6)
+    wide = x.numpy().astype(np.longdouble)
+    h = np.sign(wide) * (np.sqrt(np.abs(wide) + 1) - 1) + np.longdouble("1e-3") * wide
+    found = rescaled(x)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, h.astype(np.float64), rtol=3e-7, atol=0)
+    assert (found.diff() >= 0).all()
+    assert rescaled(torch.tensor([8.0, -99.0])).tolist() == pytest.approx([2.008, -9.099])
+
+
+def test_rescaling_and_its_inverse_undo_each_other():
+    for x in (numbers(1e6), numbers(1e6).double()):
+        back, forth = unrescaled(rescaled(x)), rescaled(unrescaled(x.clamp(-2e3, 2e3)))
+        assert back.dtype == x.dtype
+        digits = 6e-7 if x.dtype == torch.float32 else 2e-15
+        np.testing.assert_allclose(back, x, rtol=digits, atol=0)
+        np.testing.assert_allclose(forth, x.clamp(-2e3, 2e3), rtol=digits, atol=0)
+    y = numbers(2e3)
+    assert (unrescaled(y).diff() >= 0).all()

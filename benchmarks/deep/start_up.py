@@ -35,7 +35,7 @@ def sb3_script(agent: str, seed: int, steps: int, started: float) -> dict[str, A
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.evaluation import evaluate_policy
 
-    model = build(agent, ENVS[agent], seed)
+    model = build(agent, seed)
     callback = EvalCallback(
         make_vec_env(ENV, 20, seed=seed + 1000),
         callback_on_new_best=StopTrainingOnRewardThreshold(475),

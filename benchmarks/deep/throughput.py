@@ -1,4 +1,4 @@
-"""Training throughput on CartPole-v1 at equal settings: environment steps per second.
+"""Training throughput at equal settings: environment steps per second.
 
     python benchmarks/deep/throughput.py               # all cases
     python benchmarks/deep/throughput.py a2c ppo --rounds 3
@@ -25,6 +25,8 @@ STEPS: dict[str, dict[str, int]] = {
     "a2c-512": {"rlkit": 1_024_000, "sb3": 256_000},
     "ppo": {"rlkit": 40_960, "sb3": 30_720},
     "dqn": {"rlkit": 12_800, "sb3": 12_800},
+    "recurrent": {"rlkit": 16_384, "sb3": 4_096},
+    "pong": {"rlkit": 8_192, "sb3": 8_192},
 }
 WARM_UP = 8  # the share of the steps that is run first: one in so many
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "Train a deep agent on an environment.",
     "resume": "Go on with a run from its newest checkpoint.",
     "evaluate": "Play a run's policy greedily and report its returns.",
+    "export": "Write a run's policy to a file that runs without rlkit.",
     "list": "List agents, environments, solvers or runs.",
 }
 

@@ -32,6 +32,11 @@ class Policy:
         self._carry: Carry = None
         self._remembers = 0  # environments
 
+    @property
+    def carry(self) -> Carry:
+        """What it remembers, a row for each environment (`rlkit.carry`); None: nothing."""
+        return self._carry
+
     def reset(self, which: Any = None) -> None:
         """Forget what was seen: of all environments, or of those that `which` (N,) bool names."""
         if which is None:

@@ -18,6 +18,7 @@ from rlkit.agent import Agent, Metric
 from rlkit.carry import mapped, renewed
 from rlkit.envs.vector import Envs
 from rlkit.errors import CheckpointError, EnvError, RlkitWarning, RunError
+from rlkit.packing import described
 from rlkit.run.checkpoint import mark_best, save_checkpoint
 from rlkit.run.folder import RunFolder
 from rlkit.run.metrics import Metrics
@@ -213,9 +214,8 @@ class Trainer:
 
 def about(agent: Agent) -> dict[str, str]:
     """What a checkpoint is a checkpoint of; loading one of another kind is refused."""
-    # NumPy breaks long bounds into lines, and an error that shows them is one line
-    spaces = agent.setting.obs_space, agent.setting.action_space
-    obs_space, action_space = (" ".join(str(space).split()) for space in spaces)
+    setting = agent.setting
+    obs_space, action_space = described(setting.obs_space), described(setting.action_space)
     return {"agent": agent.name, "observation_space": obs_space, "action_space": action_space}
 
 

@@ -2,9 +2,9 @@
 
     train(case, steps, seed, every=0, probe=None) -> Trained
 
-trains on CartPole-v1 in this process, on one thread of the CPU. Every `every` environment steps,
-and not before the collection step in progress is over, `probe` is called with the steps so far and
-the greedy policy as it is; what it raises ends the training.
+trains on the case's environment in this process, on one thread of the CPU. Every `every` steps, and
+not before the collection step in progress is over, `probe` is called with the steps so far and the
+greedy policy as it is; what it raises ends the training.
 
 Each file says beside its settings what it can't match.
 """
@@ -41,6 +41,7 @@ class Case:
     agent: str
     envs: int
     about: str
+    env: str = ENV
 
 
 CASES = {
@@ -49,6 +50,8 @@ CASES = {
     "a2c-512": Case("a2c", 512, "A2C, 512 envs × 5 steps"),
     "ppo": Case("ppo", 8, "PPO, RL Zoo's settings: 8 envs × 32 steps, 20 epochs"),
     "dqn": Case("dqn", 1, "DQN, RL Zoo's settings: 1 env, 128 updates every 256 steps, 2×256"),
+    "recurrent": Case("recurrent", 8, "recurrent PPO, LSTM of 256, 8 envs × 128 steps, 10 epochs"),
+    "pong": Case("pong", 8, "PPO on Pong, RL Zoo's settings: 8 envs × 128 steps", "ALE/Pong-v5"),
 }
 
 

@@ -64,23 +64,58 @@ EQUAL: dict[str, dict[str, Any]] = {  # by agent
         "hidden": (256, 256),
         "activation": "relu",
     },
+    # sb3-contrib's defaults, with one LSTM for both; here the layers of 64 stand before it
+    "recurrent": _NETS
+    | {
+        "n_steps": 128,
+        "minibatch_size": 128,
+        "epochs": 10,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "learning_rate": "3e-4",
+        "clip": "0.2",
+        "core": "lstm",
+        "core_width": 256,
+    },
+    # RL Zoo's settings for Atari, with stable-baselines3's network
+    "pong": _NETS
+    | {
+        "n_steps": 128,
+        "minibatch_size": 256,
+        "epochs": 4,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "learning_rate": "2.5e-4:0",
+        "clip": "0.1:0",
+        "entropy_cost": 0.01,
+        "hidden": (512,),
+        "activation": "relu",
+    },
 }
+AGENTS = {"recurrent": "ppo", "pong": "ppo"}  # the others are called as they are
 
 
 def train(case: str, steps: int, seed: int, every: int = 0, probe: Probe | None = None) -> Trained:
     """Train at settings equal to the peers'."""
     about = CASES[case]
     changes = EQUAL[about.agent] | {"envs": about.envs, "steps": steps}
-    return _train(about.agent, changes, {"seed": seed, "checkpoint_every": steps}, every, probe)
+    agent = AGENTS.get(about.agent, about.agent)
+    how = {"seed": seed, "checkpoint_every": steps}
+    return _train(agent, about.env, changes, how, every, probe)
 
 
 def train_tuned(agent: str, steps: int, seed: int, every: int, probe: Probe) -> Trained:
     """Train with the recipe tuned for CartPole; `steps` 0: as many as the recipe has."""
-    return _train(agent, {"steps": steps} if steps else {}, {"seed": seed}, every, probe)
+    return _train(agent, ENV, {"steps": steps} if steps else {}, {"seed": seed}, every, probe)
 
 
 def _train(
-    agent: str, changes: dict[str, Any], options: dict[str, int], every: int, probe: Probe | None
+    agent: str,
+    env: str,
+    changes: dict[str, Any],
+    options: dict[str, int],
+    every: int,
+    probe: Probe | None,
 ) -> Trained:
     def evaluate_now(trainer: Trainer) -> None:
         assert trainer.envs.autoreset == "next_step"  # as the count of dead steps takes it
@@ -92,7 +127,7 @@ def _train(
         mock.patch.object(Trainer, "evaluate_now", evaluate_now),  # the probe in its place
     ):
         how = options | {"run_dir": folder, "device": "cpu", "eval_every": every or NEVER}
-        done = rlkit.train(agent, ENV, changes, how)
+        done = rlkit.train(agent, env, changes, how)
         resets = sum("episode/return" in line for line in read_metrics(done.run / METRICS))
     # The step after an episode's last one only resets its environment.
     return Trained(done.steps - resets, done.seconds)
