@@ -61,7 +61,9 @@ class A2CRecipe(Recipe):
     )
     hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers", low=1)
     activation: str = option(
-        "tanh", "activation", choices=("elu", "gelu", "mish", "relu", "silu", "tanh")
+        "tanh",
+        "activation",
+        choices=("elu", "gelu", "glu", "leaky-relu", "mish", "relu", "sigmoid", "silu", "tanh"),
     )
 
 
@@ -73,6 +75,21 @@ RECIPES = {
     "Acrobot-v1": Tuned(
         A2CRecipe(steps=200_000, normalize_obs=True, normalize_reward=True),
         Result(mean_return=-83.1, worst_return=-87.2, seeds=10, episodes=100, seconds=4.0),
+    ),
+    "rlkit/CartPoleHidden-v0": Tuned(
+        A2CRecipe(
+            steps=500_000,
+            n_steps=32,
+            gamma=0.98,
+            gae_lambda=0.9,
+            learning_rate=Schedule(2e-3, 0),
+            normalize_obs=True,
+            normalize_reward=True,
+            core="lstm",
+            core_width=64,
+            hidden=(64,),
+        ),
+        Result(mean_return=500.0, worst_return=500.0, seeds=2, episodes=100, seconds=42.0),
     ),
 }
 

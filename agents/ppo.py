@@ -78,7 +78,9 @@ class PPORecipe(Recipe):
     )
     hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers", low=1)
     activation: str = option(
-        "tanh", "activation", choices=("elu", "gelu", "mish", "relu", "silu", "tanh")
+        "tanh",
+        "activation",
+        choices=("elu", "gelu", "glu", "leaky-relu", "mish", "relu", "sigmoid", "silu", "tanh"),
     )
 
 
@@ -106,6 +108,50 @@ RECIPES = {
             normalize_reward=True,
         ),
         Result(mean_return=-81.4, worst_return=-83.3, seeds=10, episodes=100, seconds=6.9),
+    ),
+    "rlkit/CartPoleHidden-v0": Tuned(
+        PPORecipe(
+            steps=200_000,
+            envs=16,
+            n_steps=64,
+            epochs=8,
+            gamma=0.98,
+            gae_lambda=0.9,
+            learning_rate=Schedule(1e-3, 0),
+            normalize_obs=True,
+            normalize_reward=True,
+            core="lstm",
+            core_width=64,
+            hidden=(64,),
+        ),
+        Result(mean_return=500.0, worst_return=500.0, seeds=2, episodes=100, seconds=57.0),
+    ),
+    "rlkit/Catch-v0": Tuned(
+        PPORecipe(
+            steps=60_000,
+            envs=16,
+            n_steps=64,
+            gamma=0.95,
+            learning_rate=Schedule(2e-3, 0),
+            hidden=(128,),
+            activation="relu",
+        ),
+        Result(mean_return=1.0, worst_return=1.0, seeds=5, episodes=100, seconds=12.0),
+    ),
+    "rlkit/MemoryCorridor-v0": Tuned(
+        # Only the last action of an episode earns anything: a short trace spares it the noise of
+        # the others. A rollout holds several corridors, so that most are learned from whole.
+        PPORecipe(
+            steps=200_000,
+            envs=16,
+            minibatch_size=512,
+            gae_lambda=0.5,
+            learning_rate=Schedule(3e-3, 0),
+            entropy_cost=Schedule(0.01),
+            core="lstm",
+            core_width=64,
+        ),
+        Result(mean_return=1.0, worst_return=1.0, seeds=5, episodes=100, seconds=12.0),
     ),
     "MountainCar-v0": Tuned(
         PPORecipe(

@@ -60,7 +60,9 @@ class PQNRecipe(Recipe):
     )
     hidden: tuple[int, ...] = option((128, 128), "widths of the hidden layers", low=1)
     activation: str = option(
-        "relu", "activation", choices=("elu", "gelu", "mish", "relu", "silu", "tanh")
+        "relu",
+        "activation",
+        choices=("elu", "gelu", "glu", "leaky-relu", "mish", "relu", "sigmoid", "silu", "tanh"),
     )
     norm: str = option("layer", "normalisation of the hidden layers", choices=("none", "layer"))
 

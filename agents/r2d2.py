@@ -45,19 +45,19 @@ class R2D2Recipe(Recipe):
     steps: int = option(500_000, "environment steps to train for", low=1)
     envs: int = option(16, "environments that step together", low=1, high=65536)
     gamma: float = option(0.99, "discount γ", low=0, high=1)
-    learning_rate: Schedule = option("1e-3:1e-4", "learning rate", above=0)
+    learning_rate: Schedule = option("2e-3:1e-4", "learning rate", above=0)
     batch_size: int = option(32, "sequences in a minibatch", low=1)
     buffer_size: int = option(100_000, "steps that the replay memory holds", low=1)
     learning_starts: int = option(2_000, "steps before the first update", low=0)
-    train_every: int = option(128, "steps between two bursts of updates", low=1)
+    train_every: int = option(64, "steps between two bursts of updates", low=1)
     gradient_steps: int = option(4, "updates in a burst", low=1)
-    target_interval: int = option(200, "updates between two moves of the target net", low=1)
+    target_interval: int = option(64, "updates between two moves of the target net", low=1)
     target_rate: float = option(
         1.0, "how far the target net moves: 1: a copy, less: soft updates", above=0, high=1
     )
     burn_in: int = option(10, "steps of a sequence that only unroll the memory", low=0)
     unroll: int = option(20, "steps of a sequence that are learned from", low=1)
-    n_step: int = option(3, "steps n of the return", low=1)
+    n_step: int = option(5, "steps n of the return", low=1)
     double: bool = option(True, "double Q-learning")
     dueling: bool = option(True, "separate streams for the state's value and the advantages")
     rescale: bool = option(True, "learn values rescaled by h, which spares the rewards' scale")
@@ -89,7 +89,9 @@ class R2D2Recipe(Recipe):
         (), "widths of the head's own hidden layers, in each of its streams", low=1
     )
     activation: str = option(
-        "relu", "activation", choices=("elu", "gelu", "mish", "relu", "silu", "tanh")
+        "relu",
+        "activation",
+        choices=("elu", "gelu", "glu", "leaky-relu", "mish", "relu", "sigmoid", "silu", "tanh"),
     )
 
 

@@ -72,7 +72,9 @@ class SACRecipe(Recipe):
     )
     hidden: tuple[int, ...] = option((256, 256), "widths of the hidden layers", low=1)
     activation: str = option(
-        "relu", "activation", choices=("elu", "gelu", "mish", "relu", "silu", "tanh")
+        "relu",
+        "activation",
+        choices=("elu", "gelu", "glu", "leaky-relu", "mish", "relu", "sigmoid", "silu", "tanh"),
     )
 
 

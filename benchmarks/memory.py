@@ -13,25 +13,11 @@ from __future__ import annotations
 from seeds import Setting, table
 
 CORES = ("gru", "lstm", "gtrxl", "rnn", "none")
-CORRIDOR = {
-    "steps": 400_000,
-    "envs": 16,
-    "n_steps": 128,
-    "minibatch_size": 512,
-    "learning_rate": "1e-3:0",
-    "entropy_cost": "0.01",
-    "core_width": 64,
-}
 
 
 def corridor(length: int, core: str) -> Setting:
-    return Setting(
-        f"corridor of {length}, ppo {core}",
-        "ppo",
-        "memory-corridor",
-        CORRIDOR | {"core": core, "gamma": 0.99 if length < 20 else 0.999},
-        env_options={"length": length},
-    )
+    name = f"corridor of {length}, ppo {core}"
+    return Setting(name, "ppo", "memory-corridor", {"core": core}, env_options={"length": length})
 
 
 HIDDEN = [

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 from seeds import Setting, table
 
-LARGE = {"scale": 8}  # 80 × 40 pixels, for the networks made for 84 × 84
+LARGE = {"rows": 10, "columns": 10, "scale": 4}  # 40 × 40 pixels: `nature` needs 36
 SETTINGS = [
-    Setting("catch, 10 × 5 pixels, cnn", "ppo", "catch", {"encoder": "cnn"}),
-    Setting("catch, 10 × 5 pixels, mlp", "ppo", "catch", {"encoder": "mlp"}),
-    Setting("catch, 10 × 5 pixels, dqn with cnn", "dqn", "catch", {"encoder": "cnn"}),
+    *(
+        Setting(f"10 × 5 pixels, ppo {name}", "ppo", "catch", {"encoder": name})
+        for name in ("cnn", "impala", "mlp")
+    ),
+    Setting("10 × 5 pixels, dqn cnn", "dqn", "catch", {"encoder": "cnn"}),
     *(
         Setting(
-            f"catch, 80 × 40 pixels, {name}",
+            f"40 × 40 pixels, ppo {name}",
             "ppo",
             "catch",
-            {"encoder": name, "hidden": (128,)},
+            {"encoder": name, "steps": 150_000},
             env_options=LARGE,
         )
-        for name in ("nature", "impala", "mlp")
+        for name in ("nature", "mlp")
     ),
 ]
 

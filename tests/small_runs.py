@@ -12,7 +12,7 @@ PATIENT = f"{Path(__file__).parent / 'patient.py'}:Patient"
 LEVER = f"{Path(__file__).parent / 'patient.py'}:Lever"
 SHIFTED = f"{Path(__file__).parent / 'patient.py'}:Shifted"
 AGENTS = ("a2c", "ppo", "dqn")  # for what all agents share, and is tried with a few
-EVERY = ("a2c", "ppo", "pqn", "dqn", "rainbow", "sac")
+EVERY = ("a2c", "ppo", "pqn", "dqn", "rainbow", "r2d2", "sac")
 DQN = (
     *("--learning-starts", 40, "--train-every", 8, "--gradient-steps", 2),
     *("--batch-size", 16, "--buffer-size", 300),
@@ -20,6 +20,7 @@ DQN = (
 PPO = ("--n-steps", 5, "--minibatch-size", 10, "--epochs", 2)
 RAINBOW = (*DQN, "--head-hidden", 8, "--atoms", 5)
 OWN = {"a2c": (), "ppo": PPO, "pqn": PPO, "dqn": DQN, "rainbow": RAINBOW, "sac": DQN}
+OWN["r2d2"] = (*DQN, "--core-width", 8, "--burn-in", 2, "--unroll", 4)
 SMALL = {
     agent: ("--envs", 2, "--hidden", 8, "--steps", 200, "--eval-episodes", 3, *own)
     for agent, own in OWN.items()

@@ -275,6 +275,11 @@ def test_agents_learn_from_parts_and_their_policy_takes_them(agent, tmp_path):
     assert config["env_given"] == "object"
 
 
+def test_parts_are_not_normalised_in_silence(tmp_path):
+    with pytest.raises(UsageError, match=r"normalize_obs .* are a Tuple of several parts"):
+        rlkit.train("ppo", "Blackjack", {"normalize_obs": True}, {"run_dir": str(tmp_path)})
+
+
 def test_blackjack_is_learned_from_its_tuple(tmp_path):
     options = {"run_dir": str(tmp_path), "eval_episodes": 400, "seed": 1}
     trained = rlkit.train("dqn", "Blackjack", {"steps": 20_000}, options)

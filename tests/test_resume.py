@@ -37,6 +37,7 @@ SWITCHES = (
     *("--priority-exponent", "0.6", "--target-rate", "0.1", "--target-interval", 3),
     *("--normalize-obs", "--optimizer", "rmsprop", "--exploration", "0.5:0.1"),
 )
+BARE = ("--core", "gru", "--priority-exponent", 0, "--n-step", 1, "--burn-in", 0)
 STATEFUL = [
     ("a2c", "CartPole"),
     ("a2c", "CartPole", "--vectorization", "sync", "--optimizer", "adam"),
@@ -56,7 +57,7 @@ STATEFUL = [
     ("pqn", "FrozenLake", "--norm", "none", "--optimizer", "momentum"),
     ("rainbow", "CartPole"),
     ("r2d2", "CartPole"),
-    ("r2d2", "FrozenLake", "--core", "gru", "--priority-exponent", 0, "--n-step", 1, "--burn-in", 0),
+    ("r2d2", "FrozenLake", *BARE),
     ("r2d2", "Acrobot", "--core", "gtrxl", "--target-rate", "0.1", "--target-interval", 2),
     ("r2d2", "CartPole", "--frame-stack", 3, "--optimizer", "rmsprop"),
     ("sac", "Pendulum"),

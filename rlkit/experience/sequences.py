@@ -85,9 +85,7 @@ class Sequences:
         self.capacity, self.n_envs, self.action_space = capacity, n_envs, action_space
         self.sampling, self.device, self.generator = sampling, device, generator
         stride = sampling.stride
-        self._older = (
-            frame_stack - 1
-        )  # rows before a sequence in which its first stack's frames lie
+        self._older = frame_stack - 1  # rows before a sequence that its first stack needs
         # Room for a stride more than a sequence needs: there is always one that is whole.
         least = -(-(self._older + sampling.length + stride) // stride)
         self.slots = max(capacity // n_envs // stride, least)
@@ -165,14 +163,15 @@ class Sequences:
                 kept[slot] = x
 
     def _admit(self) -> None:
-        """Which sequences are in the ring as a whole: its last row is `time`."""
-        stride = self.sampling.stride
-        while self._end * stride + self.sampling.length <= self.time:
-            self.draws.admit(self._end % self.slots)
-            self._end += 1
-        while self._first * stride - self._older <= self.time - self.rows:
-            self.draws.drop(self._first % self.slots)
-            self._first += 1
+        """Have all sequences drawn that are in the ring as a whole: its last row is `time`."""
+        stride, older = self.sampling.stride, self._older
+        first = max(0, (self.time - self.rows + older) // stride + 1)
+        end = max(0, (self.time - self.sampling.length) // stride + 1)
+        for sequence in range(self._first, first):
+            self.draws.drop(sequence % self.slots)
+        for sequence in range(max(first, self._end), end):
+            self.draws.admit(sequence % self.slots)
+        self._first, self._end = first, end
 
     def batches(self) -> Iterator[SequenceBatch]:
         if self._end == self._first:

@@ -15,6 +15,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from rlkit.arrays import Array, as_float, as_tensor, like
+from rlkit.errors import UsageError
+from rlkit.packing import is_composite
 
 # As Gymnasium's wrappers have them (gymnasium.wrappers.utils.RunningMeanStd).
 FIRST_COUNT = 1e-4
@@ -83,7 +85,16 @@ class Unchanged(nn.Module):
 
 
 def obs_normalizer(space: spaces.Space[Any], wanted: bool) -> ObsNormalizer | Unchanged:
-    """What normalises observations of the space: only real vectors have a scale to take off."""
+    """What normalises observations of the space: only real numbers have a scale to take off.
+
+    Raises UsageError where it is wanted of several parts at once.
+    """
+    if wanted and is_composite(space):
+        raise UsageError(
+            f"normalize_obs (--normalize-obs) is on, and the observations are a "
+            f"{type(space).__name__} of several parts; only a Box of real numbers is normalised: "
+            "leave it off"
+        )
     if wanted and isinstance(space, spaces.Box) and space.dtype.kind == "f":
         return ObsNormalizer(space.shape)
     return Unchanged()

@@ -18,6 +18,7 @@ from rlkit.envs.names import resolve, runs_code
 from rlkit.envs.pixels import Pixels
 from rlkit.envs.vector import Envs
 from rlkit.errors import UsageError
+from rlkit.networks.convs import warn_of_batch_norm
 from rlkit.recipe import Option, Recipe
 from rlkit.registry import AGENTS, unknown
 from rlkit.registry import load as load_target
@@ -223,7 +224,9 @@ def make_agent(agent_type: type[Agent], recipe: Recipe, envs: Envs, options: Run
     with torch.random.fork_rng(devices=[]):  # the caller's random stream stays as it is
         torch.default_generator.manual_seed(parts["weights"])
         build: Callable[[Setting, Recipe], Agent] = agent_type
-        return build(setting, recipe)
+        agent = build(setting, recipe)
+    warn_of_batch_norm(agent)
+    return agent
 
 
 def plan(total: int, options: RunOptions) -> Plan:
