@@ -20,18 +20,25 @@ def corridor(length: int, core: str) -> Setting:
     return Setting(name, "ppo", "memory-corridor", {"core": core}, env_options={"length": length})
 
 
+def hidden(agent: str, core: str, **recipe: object) -> Setting:
+    name = f"hidden velocities, {agent} {core}"
+    return Setting(name, agent, "cartpole-hidden", {"core": core, **recipe})
+
+
 HIDDEN = [
-    Setting("hidden velocities, a2c gru", "a2c", "cartpole-hidden", {"core": "gru"}),
-    Setting("hidden velocities, ppo gru", "ppo", "cartpole-hidden", {"core": "gru"}),
-    Setting("hidden velocities, r2d2 gru", "r2d2", "cartpole-hidden", {"core": "gru"}),
+    hidden("a2c", "gru"),
+    hidden("a2c", "lstm"),
+    hidden("ppo", "gru"),
+    hidden("ppo", "lstm"),
+    hidden("r2d2", "gru"),
     Setting(
         "hidden velocities, ppo conv1d over 8",
         "ppo",
         "cartpole-hidden",
-        {"encoder": "conv1d"},
+        {"core": "none", "encoder": "conv1d"},
         {"frame_stack": 8},
     ),
-    Setting("hidden velocities, ppo none", "ppo", "cartpole-hidden"),
+    hidden("ppo", "none"),
 ]
 
 if __name__ == "__main__":
