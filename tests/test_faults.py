@@ -254,7 +254,7 @@ def test_observations_without_an_encoder(agent, tmp_path):  # faults 24 and 25
     for space, found in (
         (spaces.Discrete(10**9), "Discrete(1000000000); allowed: up to 10000000 values"),
         (spaces.Box(-1, 1, (0,)), "(0,), float32) is empty; give it a size above 0"),
-        (spaces.Text(3), "is a Text, Text(1, 3"),
+        (spaces.Sequence(spaces.Discrete(3)), "is a Sequence, Sequence("),
     ):
 
         def make(space=space):
