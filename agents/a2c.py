@@ -52,8 +52,9 @@ class A2CRecipe(Recipe):
         "none",
         "memory between encoder and heads",
         choices=("none", "rnn", "gru", "lstm", "gtrxl"),
+        never=("bidirectional", "sees the future: as an agent acts, it isn't there yet"),
     )
-    core_width: int = option(128, "width of the memory", low=1)
+    core_width: int = option(128, "width of the memory", low=1, high=16384)
     shared: str = option(
         "auto",
         "one encoder for actor and critic; auto: with images, parts or a memory",

@@ -214,9 +214,11 @@ class DQN(Agent):
             recipe.values, recipe.atoms, recipe.v_min, recipe.v_max, setting.device
         )
 
+        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs).to(setting.device)
+
         def network() -> Network:
             return Network(
-                setting.obs_space,
+                self.normalizer.space,
                 recipe.hidden,
                 recipe.activation,
                 n_actions,
@@ -227,7 +229,6 @@ class DQN(Agent):
             ).to(setting.device)
 
         self.online, self.target = network(), network()
-        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs).to(setting.device)
         self.flat = FlatParameters(self.online)
         self.follower = TargetParameters(
             self.flat, FlatParameters(self.target), recipe.target_interval, recipe.target_rate

@@ -87,8 +87,9 @@ class PQN(Agent):
         assert isinstance(setting.action_space, spaces.Discrete)
         self.recipe = recipe
         n_actions = int(setting.action_space.n)
+        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs)
         self.q = Network(
-            setting.obs_space,
+            self.normalizer.space,
             recipe.hidden,
             recipe.activation,
             n_actions,
@@ -96,7 +97,6 @@ class PQN(Agent):
             norm=recipe.norm,
             encoder=recipe.encoder,
         )
-        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs)
         self.to(setting.device)
         self.flat = FlatParameters(self)
         self.optimizer = optimizer_for(recipe.optimizer, self.flat, recipe.optimizer_eps)

@@ -81,9 +81,12 @@ class R2D2Recipe(Recipe):
         choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
     )
     core: str = option(
-        "lstm", "memory between encoder and head", choices=("rnn", "gru", "lstm", "gtrxl")
+        "lstm",
+        "memory between encoder and head",
+        choices=("rnn", "gru", "lstm", "gtrxl"),
+        never=("bidirectional", "sees the future: as an agent acts, it isn't there yet"),
     )
-    core_width: int = option(128, "width of the memory", low=1)
+    core_width: int = option(128, "width of the memory", low=1, high=16384)
     hidden: tuple[int, ...] = option((64,), "widths of the hidden layers", low=1)
     head_hidden: tuple[int, ...] = option(
         (), "widths of the head's own hidden layers, in each of its streams", low=1

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from rlkit.envs.arrays import ArrayPort
 from rlkit.envs.checks import brief
+from rlkit.envs.spaces import refuse_unsupported
 from rlkit.errors import EnvError, RlkitError, UsageError
-from rlkit.packing import is_composite, is_text, leaves, pack, word_numbers, words_of
+from rlkit.packing import is_composite, is_text, leaves, pack, parts_of, word_numbers, words_of
 
 
 class ObsPort(Protocol):
@@ -88,6 +89,9 @@ class PartsPort:
 
     def __init__(self, space: spaces.Space[Any], n: int, strict: bool) -> None:
         self.declared_space = space
+        for _, part in parts_of(space):
+            if not is_text(part):
+                refuse_unsupported("observation", part)
         self._ports = [port_of(leaf.space, n, strict, leaf.key) for leaf in leaves(space)]
         if not self._ports:
             raise UsageError(f"the observation space {brief(space)} is empty; give it a part")
@@ -151,7 +155,9 @@ def port_of(space: spaces.Space[Any], n: int, strict: bool, key: str) -> ArrayPo
 def _with_leaves(space: spaces.Space[Any], found: Iterator[spaces.Space[Any]]) -> spaces.Space[Any]:
     """A Dict or Tuple with other leaves."""
     if isinstance(space, spaces.Dict):
-        return spaces.Dict({k: _with_leaves(child, found) for k, child in space.spaces.items()})
+        # as pairs: of a dict, Gymnasium would sort the keys
+        pairs = [(key, _with_leaves(child, found)) for key, child in space.spaces.items()]
+        return spaces.Dict(pairs)
     if isinstance(space, spaces.Tuple):
         return spaces.Tuple([_with_leaves(child, found) for child in space.spaces])
     return next(found)

@@ -27,7 +27,7 @@ class StackedVectorEnv(VectorWrapper):
         if not isinstance(single, spaces.Box):
             raise UsageError(
                 f"frame_stack (--frame-stack) is {k}, and the observations are {single}; only a "
-                "Box can be stacked: leave it at 1"
+                "Box can be stacked: leave it out"
             )
         low, high = (np.stack([bound] * k) for bound in (single.low, single.high))
         self.single_observation_space = spaces.Box(low, high, dtype=single.dtype.type)

@@ -49,8 +49,8 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.recipe = recipe
         self.policy = policy_for(setting.action_space, recipe.squash)
-        self.nets = policy_value(setting.obs_space, self.policy.outputs, recipe)
         self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs)
+        self.nets = policy_value(self.normalizer.space, self.policy.outputs, recipe)
         self.to(setting.device)
         self.flat = FlatParameters(self)
         self.optimizer = optimizer_for(recipe.optimizer, self.flat, recipe.optimizer_eps)

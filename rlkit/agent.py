@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from rlkit.arrays import Array
 from rlkit.carry import Carry
-from rlkit.errors import UsageError
+from rlkit.errors import CheckpointError, UsageError
 from rlkit.experience.step import Step
 from rlkit.recipe import Recipe, Tuned
 from rlkit.registry import AGENTS
@@ -129,8 +129,18 @@ class Agent(nn.Module, ABC):
             "parts": parts,
         }
 
+    def load_weights(self, weights: dict[str, Any]) -> None:
+        """Take the weights of a state dict. Raises CheckpointError where they are of others."""
+        try:
+            self.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(
+                "the checkpoint's weights are not of the networks that the run's config.json "
+                "describes (its core, encoder, hidden, ...); undo what was changed in it"
+            ) from error
+
     def set_state(self, state: dict[str, Any]) -> None:
-        self.load_state_dict(state["weights"])
+        self.load_weights(state["weights"])
         self.generator.set_state(state["generator"])
         for name, part in self.parts.items():
             part.set_state(state["parts"][name])

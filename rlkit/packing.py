@@ -24,7 +24,7 @@ ALIGNED = 8  # bytes: every leaf begins at a multiple, so that it is read in pla
 # A word's number is its checksum's remainder: nothing to collect before training and nothing to
 # save after it. Two words of a vocabulary of 30 share one of 4095 numbers in one of ten cases.
 VOCABULARY = 4096
-LONGEST_TEXT = 64  # words
+LONGEST_TEXT = 64  # words and signs
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def is_text(space: spaces.Space[Any]) -> bool:
 
 def has_text(space: spaces.Space[Any]) -> bool:
     """Whether the space is of strings, or a part of it is."""
-    return any(is_text(leaf) for _, leaf in _walk(space, ()))
+    return any(is_text(leaf) for _, leaf in parts_of(space))
 
 
 def described(space: spaces.Space[Any]) -> str:
@@ -84,7 +84,7 @@ def leaves(space: spaces.Space[Any]) -> list[Leaf]:
     """The leaves of a Dict or a Tuple, in the order of the space; their places in a row."""
     found: list[Leaf] = []
     stop = 0
-    for path, leaf in _walk(space, ()):
+    for path, leaf in parts_of(space):
         shape, dtype = stored(leaf)
         start = _aligned(stop)
         stop = start + int(np.prod(shape)) * dtype.itemsize
@@ -119,9 +119,9 @@ def pack(parts: Sequence[Leaf], values: Sequence[NDArray[Any]]) -> NDArray[np.ui
 
 
 def words_of(space: spaces.Space[Any]) -> int:
-    """How many words of a text are kept: as many as may stand in it, but no more than 64."""
+    """How many words and signs of a text are kept: as many as may stand in it, up to 64."""
     characters = getattr(space, "max_length", None)  # a Text has it
-    return LONGEST_TEXT if characters is None else min(LONGEST_TEXT, (characters + 1) // 2)
+    return LONGEST_TEXT if characters is None else min(LONGEST_TEXT, characters)
 
 
 @lru_cache(maxsize=4096)
@@ -137,16 +137,17 @@ def word_numbers(text: str, length: int) -> NDArray[np.int32]:
     return numbers
 
 
-def _walk(
-    space: spaces.Space[Any], path: tuple[str | int, ...]
+def parts_of(
+    space: spaces.Space[Any], path: tuple[str | int, ...] = ()
 ) -> list[tuple[tuple[str | int, ...], spaces.Space[Any]]]:
+    """The leaves of a Dict or a Tuple, nested or not, and where they are; of others themselves."""
     if isinstance(space, spaces.Dict):
         children: list[tuple[str | int, spaces.Space[Any]]] = list(space.spaces.items())
     elif isinstance(space, spaces.Tuple):
         children = list(enumerate(space.spaces))
     else:
         return [(path, space)]
-    return [found for part, child in children for found in _walk(child, (*path, part))]
+    return [found for part, child in children for found in parts_of(child, (*path, part))]
 
 
 def _aligned(position: int) -> int:

@@ -37,7 +37,8 @@ R = TypeVar("R", bound="Recipe")
 class Option:
     """What a recipe's field allows.
 
-    `above` is an exclusive lower bound; the end of a schedule may reach it.
+    `above` is an exclusive lower bound; the end of a schedule may reach it. `never` is how words
+    begin that ask for what can't be, and why.
     """
 
     default: Any
@@ -46,6 +47,7 @@ class Option:
     high: float | None = None
     above: float | None = None
     choices: tuple[str, ...] | None = None
+    never: tuple[str, str] | None = None
     name: str = ""
     type: str = ""  # a key of _NOUNS: the annotation as written
 
@@ -68,6 +70,9 @@ class Option:
 
     def check(self, value: Any) -> Value:
         """`value` as the field's type; raises UsageError with name, value and what is allowed."""
+        if self.never and isinstance(value, str) and value.startswith(self.never[0]):
+            said = f"{self.name} ({self.flag}) is {value!r}, which {self.never[1]}"
+            raise UsageError(f"{said}; allowed: {self.allowed}")
         number = _CASTS[self.type](value)
         if number is None or not self._allows(number):
             raise UsageError(f"{self.name} ({self.flag}) is {value!r}; allowed: {self.allowed}")
@@ -143,9 +148,10 @@ def option(
     high: float | None = None,
     above: float | None = None,
     choices: tuple[str, ...] | None = None,
+    never: tuple[str, str] | None = None,
 ) -> Any:
     """A recipe's field: its default, one line of help, and what it allows."""
-    about = Option(default, help, low, high, above, choices)
+    about = Option(default, help, low, high, above, choices, never)
     return dataclasses.field(default=default, metadata={"option": about})
 
 

@@ -8,9 +8,10 @@ from torch import nn
 
 from rlkit.errors import UsageError
 from rlkit.networks.encoder import encoder_for
-from rlkit.networks.numbers import Flat, OneHot, OneHots
 from rlkit.networks.mlp import ACTIVATIONS, MLP, NORMS
 from rlkit.networks.network import Network
+from rlkit.networks.normalize import obs_normalizer
+from rlkit.networks.numbers import Flat, OneHot, OneHots
 from rlkit.networks.vjp import vjp
 
 TORCH = {
@@ -195,7 +196,7 @@ def test_encoders_are_as_wide_as_they_say(kind):
 @pytest.mark.parametrize(
     ("space", "said"),
     [
-        (spaces.Discrete(10**9), r"Discrete\(1000000000\); allowed: up to 10000000 "),
+        (spaces.Discrete(10**9), r"Discrete\(1000000000\); allowed: up to 100000 "),
         (spaces.Box(-1, 1, (0,)), "is empty"),
         (spaces.Dict({"a": spaces.Box(-1, 1, (0,))}), "is empty"),
         (spaces.Sequence(spaces.Discrete(2)), "no encoder .*Text, and for Dict and Tuple"),
@@ -205,3 +206,25 @@ def test_spaces_without_an_encoder_are_refused(space, said):
     with pytest.raises(UsageError, match=said) as refused:
         encoder_for(space, hidden=(8,), activation="relu")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["cnn", "impala"])
+def test_stacked_images_are_channels_to_an_encoder_of_images(name):
+    stack = spaces.Box(0, 255, (3, 12, 10, 2), np.uint8)
+    torch.manual_seed(0)
+    encoder = encoder_for(stack, name, (8,))
+    torch.manual_seed(0)
+    folded = encoder_for(spaces.Box(0, 255, (12, 10, 6), np.uint8), name, (8,))
+    x = torch.randint(0, 256, (5, 3, 12, 10, 2), dtype=torch.uint8)
+    side_by_side = torch.cat([x[:, k] for k in range(3)], -1)
+    torch.testing.assert_close(encoder(x), folded(side_by_side))
+
+
+def test_what_is_normalised_is_not_scaled_again():
+    space = spaces.Box(0, 255, (6, 6, 1), np.float32)
+    seen = obs_normalizer(space, True)
+    seen.include(torch.rand(100, 6, 6, 1) * 255)
+    x = seen.forward(torch.rand(50, 6, 6, 1) * 255)
+    images = encoder_for(seen.space).numbers.images
+    torch.testing.assert_close(images(x).flatten(), x.flatten())
+    assert float(x.std()) == pytest.approx(1, rel=0.1)

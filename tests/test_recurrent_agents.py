@@ -1,6 +1,7 @@
 """Actor-critics with a memory: what is acted on is what is learned from, episode by episode."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from rlkit.agents.a2c import A2C, A2CRecipe
 from rlkit.agents.ppo import PPO, PPORecipe
 from rlkit.carry import renewed
 from rlkit.envs.make import make_envs
-from rlkit.errors import UsageError
+from rlkit.errors import CheckpointError, UsageError
 
 T, N = 7, 5
 CPU = torch.device("cpu")
@@ -217,6 +218,24 @@ def test_ppos_minibatches_hold_each_live_step_once_an_epoch():
 def test_a_memory_and_networks_apart_are_refused():
     with make_envs("CartPole", 1, 0) as envs, pytest.raises(UsageError, match=r"shared .*is no"):
         agent_for(A2C, A2CRecipe, envs, shared="no")
+
+
+@pytest.mark.parametrize("agent", ["a2c", "ppo", "r2d2"])
+def test_a_memory_that_sees_the_future_is_refused_with_the_reason(agent):
+    with pytest.raises(UsageError, match=r"bidirectional-gru', which sees the future.*allowed: "):
+        rlkit.train(agent, "CartPole", {"core": "bidirectional-gru"})
+
+
+def test_weights_of_another_core_are_named(tmp_path):
+    options = {"run_dir": str(tmp_path), "eval_episodes": 2}
+    run = rlkit.train("a2c", "CartPole", OPTIONS | {"steps": 160}, options).run
+    config = json.loads((run / "config.json").read_text())
+    config["recipe"]["core"] = "lstm"
+    (run / "config.json").write_text(json.dumps(config))
+    for use in (rlkit.load, rlkit.resume):
+        with pytest.raises(CheckpointError, match=r"config.json describes .*core") as said:
+            use(run, **({"steps": 320} if use is rlkit.resume else {}))
+        assert "\n" not in str(said.value)
 
 
 @pytest.mark.parametrize("shared", ["yes", "no"])

@@ -107,7 +107,7 @@ OWN["r2d2"] = [
     ("--burn-in", "-1", "a whole number >= 0"),
     ("--unroll", "0", "a whole number >= 1"),
     ("--core", "none", "rnn or gru or lstm or gtrxl"),
-    ("--core-width", "0", "a whole number >= 1"),
+    ("--core-width", "0", "a whole number >= 1 and <= 16384"),
 ]
 OTHERWISE = {("sac", "--max-grad-norm"): "a finite number >= 0"}
 VALUES = [

@@ -18,9 +18,10 @@ from rlkit.registry import unknown
 
 Core: TypeAlias = Recurrent | GTrXL
 
+HEADS = 4  # of the gated transformer, which share its width
 CORES: Mapping[str, Callable[[int, int], Core]] = {
     **{kind: partial(Recurrent, kind) for kind in KINDS},
-    "gtrxl": GTrXL,
+    "gtrxl": partial(GTrXL, heads=HEADS),
 }
 BIDIRECTIONAL = "bidirectional-"
 
@@ -38,4 +39,9 @@ def core_for(name: str, width_in: int, width: int) -> Core:
         )
     if name not in CORES:
         raise unknown("core", name, CORES)
+    if name == "gtrxl" and width % HEADS:
+        raise UsageError(
+            f"core_width (--core-width) is {width}, and gtrxl has {HEADS} heads; allowed: "
+            f"multiples of {HEADS}"
+        )
     return CORES[name](width_in, width)

@@ -57,6 +57,7 @@ class ObsNormalizer(nn.Module):
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
+        self.space: spaces.Space[Any] = spaces.Box(-math.inf, math.inf, shape)  # of what it gives
         self.moments = Moments(shape)
         # The moments in the form in which acting uses them at every step.
         self.register_buffer("shift", torch.zeros(shape))
@@ -76,6 +77,10 @@ class ObsNormalizer(nn.Module):
 
 class Unchanged(nn.Module):
     """Observations as they are."""
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        super().__init__()
+        self.space = space
 
     def forward(self, obs: Array) -> Array:
         return obs
@@ -97,7 +102,7 @@ def obs_normalizer(space: spaces.Space[Any], wanted: bool) -> ObsNormalizer | Un
         )
     if wanted and isinstance(space, spaces.Box) and space.dtype.kind == "f":
         return ObsNormalizer(space.shape)
-    return Unchanged()
+    return Unchanged(space)
 
 
 class RewardScaler:

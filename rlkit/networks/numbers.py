@@ -21,8 +21,9 @@ from rlkit.networks.cnn import trunk_for
 from rlkit.packing import VOCABULARY, Leaf, is_composite, is_text, leaves, words_of
 
 LARGEST_ONE_HOT = 1024  # beyond, a table of learned vectors is less work
-LARGEST_DISCRETE = 10_000_000
+LARGEST_DISCRETE = 100_000  # an optimiser visits the whole table at every step
 EMBEDDING_WIDTH = 64
+OF_IMAGES = ("nature", "impala", "cnn")
 WORD_WIDTH = 32
 
 
@@ -121,6 +122,23 @@ class Words(nn.Module):
         return pooled
 
 
+class Folded(nn.Module):
+    """Stacks (..., k, H, W, C) of k images as one of k·C channels, as in Mnih et al. 2015."""
+
+    def __init__(self, space: spaces.Box, name: str) -> None:
+        super().__init__()
+        low, high = (self._fold(torch.from_numpy(bound)) for bound in (space.low, space.high))
+        self.trunk = trunk_for(spaces.Box(low.numpy(), high.numpy(), dtype=space.dtype.type), name)
+        self.width = self.trunk.width
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.trunk(self._fold(x))
+        return y
+
+    def _fold(self, x: Tensor) -> Tensor:  # (..., k, H, W, C) → (..., H, W, k·C)
+        return x.movedim(-4, -2).flatten(-2)
+
+
 class Parts(nn.Module):
     """The numbers of each leaf of a Dict or a Tuple, one after another: (..., width) float32.
 
@@ -196,4 +214,6 @@ def _numbers_of_box(space: spaces.Box, name: str) -> Any:
     if name == "mlp" or not is_seen(space):
         is_bytes = space.dtype == np.uint8
         return Flat(space.shape, max(1.0, float(space.high.max())) if is_bytes else 1.0)
+    if len(space.shape) == 4 and name in OF_IMAGES:
+        return Folded(space, name)
     return trunk_for(space, name)

@@ -204,7 +204,7 @@ def restored(
     with build.open_envs(env, n, None, told.options, env_options) as envs:
         agent = build.make_agent(told.agent_type, told.recipe, envs, RunOptions(device=device))
         checkpoint.expect(about(agent))
-        agent.load_state_dict(checkpoint.tree["agent"]["weights"])
+        agent.load_weights(checkpoint.tree["agent"]["weights"])
         yield agent, envs
 
 
