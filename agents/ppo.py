@@ -112,7 +112,7 @@ RECIPES = {
     ),
     "rlkit/CartPoleHidden-v0": Tuned(
         PPORecipe(
-            steps=300_000,
+            steps=200_000,
             envs=16,
             n_steps=64,
             epochs=8,
@@ -125,7 +125,7 @@ RECIPES = {
             core_width=64,
             hidden=(64,),
         ),
-        Result(mean_return=500.0, worst_return=500.0, seeds=2, episodes=100, seconds=57.0),
+        Result(mean_return=497.8, worst_return=491.8, seeds=5, episodes=100, seconds=17.6),
     ),
     "rlkit/Catch-v0": Tuned(
         PPORecipe(

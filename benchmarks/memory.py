@@ -28,14 +28,14 @@ def hidden(agent: str, core: str, **recipe: object) -> Setting:
 HIDDEN = [
     hidden("a2c", "gru"),
     hidden("a2c", "lstm"),
-    hidden("ppo", "gru"),
+    hidden("ppo", "gru", steps=300_000),
     hidden("ppo", "lstm"),
     hidden("r2d2", "gru"),
     Setting(
         "hidden velocities, ppo conv1d over 8",
         "ppo",
         "cartpole-hidden",
-        {"core": "none", "encoder": "conv1d"},
+        {"core": "none", "encoder": "conv1d", "steps": 300_000},
         {"frame_stack": 8},
     ),
     hidden("ppo", "none"),

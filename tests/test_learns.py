@@ -21,6 +21,22 @@ def test_the_tuned_recipe_solves_cartpole(agent, seed, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("agent", "env", "least"),
+    [
+        ("ppo", "catch", 0.9),
+        ("dqn", "catch", 0.9),
+        ("ppo", "memory-corridor", 0.9),
+        ("a2c", "cartpole-hidden", 450),
+    ],
+)
+def test_the_tuned_recipes_see_and_remember(agent, env, least, tmp_path):
+    done = rlkit.train(agent, env, options=RunOptions(seed=2000, run_dir=str(tmp_path)))
+    assert done.evaluation.mean >= least
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [2000, 2001, 2002])
 def test_the_tuned_recipe_swings_the_pendulum_up(seed, tmp_path):
     done = rlkit.train("sac", "Pendulum", options=RunOptions(seed=seed, run_dir=str(tmp_path)))
