@@ -14,12 +14,12 @@ from rlkit.experience.noise import Noise
 from rlkit.experience.rollout import Rollout, RolloutBatch
 from rlkit.networks.distributions import masked, policy_for
 from rlkit.networks.normalize import RewardScaler, obs_normalizer
-from rlkit.networks.policy_value import Body, policy_value
+from rlkit.networks.policy_value import SharedBody, policy_value
 from rlkit.optim import FlatParameters, optimizer_for
 from rlkit.returns import discounts, gae, traces
 
 
-class ActorCriticRecipe(Body, Protocol):
+class ActorCriticRecipe(SharedBody, Protocol):
     """The hyperparameters that the parts are made from."""
 
     @property

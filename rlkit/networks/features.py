@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from gymnasium import spaces
@@ -15,6 +15,21 @@ from rlkit.networks.encoder import encoder_for
 NO_CORE = "none"
 
 
+class Body(Protocol):
+    """What a recipe says of what stands between observations and heads."""
+
+    @property
+    def hidden(self) -> tuple[int, ...]: ...
+    @property
+    def activation(self) -> str: ...
+    @property
+    def encoder(self) -> str: ...
+    @property
+    def core(self) -> str: ...
+    @property
+    def core_width(self) -> int: ...
+
+
 class Features(nn.Module):
     """Observations, and with a memory what came before them → (..., width).
 
@@ -22,19 +37,11 @@ class Features(nn.Module):
     them begin an episode; without one the leading axes are any, and carry and reset None.
     """
 
-    def __init__(
-        self,
-        space: spaces.Space[Any],
-        encoder: str,
-        hidden: tuple[int, ...],
-        activation: str,
-        core: str,
-        core_width: int,
-    ) -> None:
+    def __init__(self, space: spaces.Space[Any], body: Body) -> None:
         super().__init__()
-        self.encoder = encoder_for(space, encoder, hidden, activation)
+        self.encoder = encoder_for(space, body.encoder, body.hidden, body.activation)
         width = self.encoder.width
-        self.core = None if core == NO_CORE else core_for(core, width, core_width)
+        self.core = None if body.core == NO_CORE else core_for(body.core, width, body.core_width)
         self.width = width if self.core is None else self.core.width
 
     def initial_carry(self, n: int) -> Carry:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rlkit.arrays import Array, as_tensor, like
 from rlkit.carry import Carry
 from rlkit.errors import UsageError
-from rlkit.networks.features import NO_CORE, Features
+from rlkit.networks.features import NO_CORE, Body, Features
 from rlkit.networks.heads import LinearHead
 from rlkit.networks.network import Network
 from rlkit.networks.numbers import is_plain
@@ -26,23 +26,12 @@ from rlkit.networks.numbers import is_plain
 # A small head starts the policy near uniform (Andrychowicz et al. 2021, §3.2).
 POLICY_GAIN, VALUE_GAIN = 0.01, 1.0
 
-
 PullBoth = Callable[[Array, Array], None]  # (∂L/∂head, ∂L/∂v) → the parameters' gradients
 
 
-class Body(Protocol):
-    """What a recipe says of the networks."""
+class SharedBody(Body, Protocol):
+    """And whether actor and critic share it: "auto", "yes" or "no"."""
 
-    @property
-    def hidden(self) -> tuple[int, ...]: ...
-    @property
-    def activation(self) -> str: ...
-    @property
-    def encoder(self) -> str: ...
-    @property
-    def core(self) -> str: ...
-    @property
-    def core_width(self) -> int: ...
     @property
     def shared(self) -> str: ...
 
@@ -109,9 +98,7 @@ class Shared(nn.Module):
 
     def __init__(self, space: spaces.Space[Any], outputs: int, body: Body) -> None:
         super().__init__()
-        self.features = Features(
-            space, body.encoder, body.hidden, body.activation, body.core, body.core_width
-        )
+        self.features = Features(space, body)
         self.has_core = self.features.core is not None
         self.policy = LinearHead(self.features.width, (outputs,), POLICY_GAIN)
         self.values = LinearHead(self.features.width, (1,), VALUE_GAIN)
@@ -170,7 +157,7 @@ class Shared(nn.Module):
         return as_tensor(x, self.policy.weight.device)
 
 
-def policy_value(space: spaces.Space[Any], outputs: int, body: Body) -> Separate | Shared:
+def policy_value(space: spaces.Space[Any], outputs: int, body: SharedBody) -> Separate | Shared:
     """The networks that a recipe asks for.
 
     With `shared` "auto" they are apart on plain numbers, as baselines have it (Andrychowicz et al.

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from rlkit.carry import Carry
-from rlkit.networks.features import Features
+from rlkit.networks.features import Body, Features
 from rlkit.networks.heads import Head, head_for
-
-
-class RecurrentBody(Protocol):
-    """What a recipe says of the network."""
-
-    @property
-    def hidden(self) -> tuple[int, ...]: ...
-    @property
-    def activation(self) -> str: ...
-    @property
-    def encoder(self) -> str: ...
-    @property
-    def core(self) -> str: ...
-    @property
-    def core_width(self) -> int: ...
 
 
 class RecurrentQ(nn.Module):
     """Consecutive observations (T, B, *obs), a carry and resets (T, B) → Q (T, B, actions)."""
 
-    def __init__(
-        self, space: spaces.Space[Any], actions: int, body: RecurrentBody, head: Head
-    ) -> None:
+    def __init__(self, space: spaces.Space[Any], actions: int, body: Body, head: Head) -> None:
         super().__init__()
-        self.features = Features(
-            space, body.encoder, body.hidden, body.activation, body.core, body.core_width
-        )
+        self.features = Features(space, body)
         self.head = head_for(head, self.features.width, (actions,), body.activation, 1.0)
 
     def forward(self, obs: Tensor, carry: Carry, reset: Tensor) -> Tensor:
