@@ -3,7 +3,7 @@
 A Dict or a Tuple, nested or not, travels as one row of bytes: its leaves one after another, each as
 it is, behind the other's end. So memories, environments and checkpoints treat it like any other
 array, and a frame beside a few numbers still takes one byte per pixel. Encoders look into the row
-again (`rlkit.networks.encoder`). A text is kept as numbers of words.
+again (`rlkit.networks.numbers`). A text is kept as numbers of words.
 """
 
 from __future__ import annotations
