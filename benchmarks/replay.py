@@ -112,7 +112,7 @@ def measure(
     steps = cycle(film(np.random.default_rng(0), space.shape, space.dtype))
     while memory.filled < memory.limit:
         memory.add(next(steps))
-    held = sum(column.nbytes for column in memory.get_state()["rows"].values())
+    held = sum(x.nbytes for column in memory.get_state()["rows"].values() for x in column)
     return {
         "add 8 steps": microseconds(lambda: memory.add(next(steps))),
         "sample": microseconds(memory.sample, 100),

@@ -10,9 +10,9 @@ from __future__ import annotations
 import multiprocessing
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -27,6 +27,7 @@ from rlkit.packing import is_text
 
 RESET = "reset(seed=..., options=...) returns (observation, info)"
 STEP = "step(action) returns (observation, reward, terminated, truncated, info)"
+T = TypeVar("T")
 
 
 def cast(values: object, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -68,6 +69,10 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._index = index
         self._steps = 0
+        # What is the environment's failure. Ctrl-C is not, and never comes to a worker process.
+        self._failures: tuple[type[BaseException], ...] = (Exception, SystemExit)
+        if multiprocessing.parent_process() is not None:
+            self._failures += (KeyboardInterrupt,)
         self._cast_said: set[str] = set()  # of which parts
         self._shape = self.observation_space.shape
         self._dtype = self.observation_space.dtype
@@ -85,7 +90,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         try:
             result: object = self.env.reset(seed=seed, options=options)
-        except Exception as error:
+        except self._failures as error:
             if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
                 self._refuse(f"reset refused its arguments ({error}); in Gymnasium {RESET}", error)
             self._refuse(f"reset raised {describe(error)}", error)
@@ -100,7 +105,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self._steps += 1
         try:
             result: object = self.env.step(action)
-        except Exception as error:
+        except self._failures as error:
             if _is_old_api(error):
                 self._refuse(f"step failed ({error}); in Gymnasium {STEP}", error)
             self._refuse(f"step raised {describe(error)} for action {brief(action)}", error)
@@ -116,6 +121,20 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         if not isinstance(info, dict):
             self._refuse(f"step returned {brief(info)} for info; return a dict, {{}} at least")
         return self._observation(obs), reward, terminated, truncated, self._with_mask(info)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except Exception as error:
+            warnings.warn(
+                f"env {self._index} raised {describe(error)} in close; it is left as it is",
+                RlkitWarning,
+                stacklevel=2,
+            )
+
+    def apply(self, function: Callable[..., T], *values: Any) -> T:
+        """`function(self, *values)`, in the process that the environment lives in."""
+        return function(self, *values)
 
     def _with_mask(self, info: dict[str, Any]) -> dict[str, Any]:
         """`info` with the action mask as bools; as it is where there is none."""
@@ -195,7 +214,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
                 return bool(flag)
         return self._refuse(f"step returned {brief(value)} for {name}; return bool({name})")
 
-    def _refuse(self, complaint: str, cause: Exception | None = None) -> NoReturn:
+    def _refuse(self, complaint: str, cause: BaseException | None = None) -> NoReturn:
         at = f"step {self._steps}" if self._steps else "its first reset"
         error = EnvError(f"env {self._index} {complaint} (at {at} of this environment)")
         if cause is not None and multiprocessing.parent_process() is not None:
@@ -225,7 +244,7 @@ def _shape_of(result: object) -> str:
     return f"one {type(result).__name__}"
 
 
-def _is_old_api(error: Exception) -> bool:
+def _is_old_api(error: BaseException) -> bool:
     """Whether one of Gymnasium's wrappers failed to unpack what the environment inside returned."""
     last: TracebackType | None = error.__traceback__
     while last is not None and last.tb_next is not None:

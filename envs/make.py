@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, cast
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.error import DependencyNotInstalled
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from rlkit.envs import atari
@@ -32,16 +32,23 @@ from rlkit.envs.names import (
 from rlkit.envs.pixels import RENDER_MODE, Pixels, from_pixels, with_byte_images
 from rlkit.envs.stack import StackedVectorEnv
 from rlkit.envs.vector import Envs
-from rlkit.errors import UsageError
-from rlkit.packing import has_text
-from rlkit.registry import did_you_mean, unknown
+from rlkit.envs.workers import UNLIMITED, WorkerLimits, WorkerVectorEnv
+from rlkit.errors import RlkitError, UsageError
+from rlkit.registry import ENVS, did_you_mean, unknown
 
-Vectorization: TypeAlias = Literal["auto", "compiled", "native", "sync", "async"]
+Vectorization: TypeAlias = Literal["auto", "compiled", "model", "native", "sync", "async"]
 # A native step costs much the same for one environment as for eight: few step faster one by one.
 NATIVE_FROM = 4
 # Of which even one is a native vector environment inside.
-NATIVE_ALWAYS = (atari.ENTRY,)
-VECTORIZATIONS: tuple[Vectorization, ...] = ("auto", "compiled", "native", "sync", "async")
+NATIVE_ALWAYS = (atari.ENTRY, ENVS["model"].target)
+VECTORIZATIONS: tuple[Vectorization, ...] = (
+    "auto",
+    "compiled",
+    "model",
+    "native",
+    "sync",
+    "async",
+)
 
 
 def make_env(name: str, options: Mapping[str, object] | None = None) -> gym.Env[Any, Any]:
@@ -74,6 +81,7 @@ def make_envs(
     options: Mapping[str, object] | None = None,
     pixels: Pixels | None = None,
     frame_stack: int = 1,
+    limits: WorkerLimits = UNLIMITED,
 ) -> Envs:
     """`n` environments, not reset yet.
 
@@ -82,17 +90,20 @@ def make_envs(
             own autoreset mode (NEXT_STEP or SAME_STEP) is kept.
         n: how many, at least 1.
         seed: of the first reset, from which each environment's own is drawn; None for a new one.
-        vectorization: "compiled" is rlkit's compiled form of it (`rlkit.envs.classic`), "native"
-            the environment's own vector environment, "sync" one process, "async" a process each;
-            "auto" is compiled where there is such a form that takes the options, else native for 4
-            environments and more, likewise, else sync.
+        vectorization: "compiled" is rlkit's compiled form of it (`rlkit.envs.classic`), "model"
+            draws from its exact model (`rlkit.envs.model_env`), "native" the environment's own
+            vector environment, "sync" one process, "async" a process each; "auto" is compiled where
+            there is such a form that takes the options, else native for 4 environments and more,
+            likewise, else sync.
         strict: an observation outside its Box is an error instead of a warning.
         options: of the environment's constructor, for a name.
         pixels: observe what the environment renders (`rlkit.envs.pixels`), in place of what it
             returns; sync or async only.
         frame_stack: how many of the newest observations are one (`rlkit.envs.stack`).
+        limits: of the worker processes of async environments (`rlkit.envs.workers`).
 
-    Raises UsageError for all of that which doesn't fit, and for spaces that rlkit does not support.
+    Raises UsageError for all of that which doesn't fit, and for spaces that rlkit does not support,
+    and EnvError for a worker process that dies or hangs as it starts.
     """
     if n < 1:
         raise UsageError(f"the number of environments is {n}; give 1 or more")
@@ -101,9 +112,9 @@ def make_envs(
     if options and not isinstance(env, str):
         raise UsageError("options are for environments given by name; set them in your function")
     if pixels is None:
-        venv, facts = _vectorize(env, n, vectorization, options or {})
+        venv, facts = _vectorize(env, n, vectorization, options or {}, limits)
     else:
-        venv, facts = _vectorize_pixels(env, n, vectorization, options or {}, pixels)
+        venv, facts = _vectorize_pixels(env, n, vectorization, options or {}, pixels, limits)
     try:
         if frame_stack > 1:
             venv, facts = _stacked(venv, facts, frame_stack)
@@ -125,7 +136,11 @@ def _stacked(
 
 
 def _vectorize(
-    env: object, n: int, vectorization: Vectorization, options: Mapping[str, Any]
+    env: object,
+    n: int,
+    vectorization: Vectorization,
+    options: Mapping[str, Any],
+    limits: WorkerLimits,
 ) -> tuple[VectorEnv[Any, Any, Any], Facts]:
     if isinstance(env, VectorEnv):
         if env.num_envs != n:
@@ -134,33 +149,38 @@ def _vectorize(
         return env, facts_of(type(env.unwrapped).__name__ if spec is None else spec.id, spec, {})
     if isinstance(env, str):
         resolved = resolve(env)
-        venv = _make_named(resolved, n, vectorization, options)
+        venv = _make_named(resolved, n, vectorization, options, limits)
         return venv, facts_of(resolved.name, resolved.spec, options)
     if isinstance(env, gym.Env) or not callable(env):
         raise UsageError(
             f"the environment is a {type(env).__name__}; give its name, a gymnasium VectorEnv, or "
             f"a function without arguments that makes one environment, since {n} are made"
         )
-    if vectorization in ("compiled", "native"):
+    if vectorization in ("compiled", "model", "native"):
         raise UsageError(
             f"vectorization {vectorization} needs an environment's name; use sync or async"
         )
-    venv = _make_vector(env, n, vectorization)
+    venv = _make_vector(env, n, vectorization, limits)
     return venv, venv.call("facts")[0]
 
 
 def _vectorize_pixels(
-    env: object, n: int, vectorization: Vectorization, options: Mapping[str, Any], pixels: Pixels
+    env: object,
+    n: int,
+    vectorization: Vectorization,
+    options: Mapping[str, Any],
+    pixels: Pixels,
+    limits: WorkerLimits,
 ) -> tuple[VectorEnv[Any, Any, Any], Facts]:
-    if vectorization in ("compiled", "native"):
+    if vectorization in ("compiled", "model", "native"):
         raise UsageError(f"vectorization {vectorization} renders nothing; use sync or async")
     if isinstance(env, str):
         resolved = resolve(env)
         make = _named_that_renders(resolved, options)
-        venv = _make_vector(_Rendered(make, pixels), n, vectorization)
+        venv = _make_vector(_Rendered(make, pixels), n, vectorization, limits)
         facts = facts_of(resolved.name, resolved.spec, options)
     elif callable(env) and not isinstance(env, (gym.Env, VectorEnv)):
-        venv = _make_vector(_Rendered(env, pixels), n, vectorization)
+        venv = _make_vector(_Rendered(env, pixels), n, vectorization, limits)
         facts = venv.call("facts")[0]
     else:
         raise UsageError(
@@ -173,28 +193,48 @@ def _vectorize_pixels(
 def _named_that_renders(env: ResolvedEnv, options: Mapping[str, Any]) -> _Named:
     if env.spec is not None and env.spec.entry_point == atari.ENTRY:
         raise UsageError(f"env {env.name} is observed in pixels as it is; leave pixels out")
+    return _Named(env, _that_render(env, options, "pixels"))
+
+
+def rendering_options(env: object, options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` with which the environment (as in `make_envs`) draws, where it has a name.
+
+    Raises UsageError where it can't.
+    """
+    return _that_render(resolve(env), options, "--video") if isinstance(env, str) else {**options}
+
+
+def _that_render(env: ResolvedEnv, options: Mapping[str, Any], wanted: str) -> dict[str, Any]:
     with _making(env.name, env.spec):
         known = _parameters(env.creator())
     if known is not None and "render_mode" not in known:
         raise UsageError(
             f"env {env.name} renders nothing, as its constructor takes no render_mode; leave "
-            "pixels out"
+            f"{wanted} out"
         )
-    return _Named(env, {**options, "render_mode": RENDER_MODE})
+    return {**options, "render_mode": RENDER_MODE}
 
 
 def _make_named(
-    env: ResolvedEnv, n: int, vectorization: Vectorization, options: Mapping[str, Any]
+    env: ResolvedEnv,
+    n: int,
+    vectorization: Vectorization,
+    options: Mapping[str, Any],
+    limits: WorkerLimits,
 ) -> VectorEnv[Any, Any, Any]:
     if vectorization in ("auto", "compiled") and _has_compiled(env, options, vectorization):
         assert env.spec is not None
         with _making(env.name, env.spec):
             return ClassicVectorEnv(with_options(env.spec, options), n)
+    if vectorization == "model":
+        from rlkit.envs.model_source import model_form  # it needs SciPy, which others don't
+
+        return model_form(env, _make_resolved(env, options), n, options)
     always = env.spec is not None and env.spec.entry_point in NATIVE_ALWAYS
     native = vectorization == "native" or (vectorization == "auto" and (always or n >= NATIVE_FROM))
     if native and _has_native(env, options, vectorization):
         return _make_native(env, n, options)
-    return _make_vector(_Named(env, options), n, vectorization)
+    return _make_vector(_Named(env, options), n, vectorization, limits)
 
 
 @dataclass(frozen=True)
@@ -232,19 +272,21 @@ class _Checked:
 
 
 def _make_vector(
-    make: Callable[[], gym.Env[Any, Any]], n: int, vectorization: Vectorization
-) -> SyncVectorEnv[Any, Any] | AsyncVectorEnv[Any, Any]:
+    make: Callable[[], gym.Env[Any, Any]],
+    n: int,
+    vectorization: Vectorization,
+    limits: WorkerLimits,
+) -> SyncVectorEnv[Any, Any] | WorkerVectorEnv:
     each = [_Checked(make, index) for index in range(n)]
-    mode = AutoresetMode.NEXT_STEP
     try:
-        # No copy: Envs makes the one copy that is needed.
         if vectorization != "async":
-            return SyncVectorEnv(each, copy=False, autoreset_mode=mode)
+            # No copy: Envs makes the one copy that is needed.
+            return SyncVectorEnv(each, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
         with closing(each[0]()) as env:
-            # Gymnasium writes a text to shared memory as places in a set, which each process orders
-            # in its own way, and knows no other spaces of strings at all.
-            shared = not has_text(env.observation_space)
-        return AsyncVectorEnv(each, shared_memory=shared, copy=False, autoreset_mode=mode)
+            space = env.observation_space
+        return WorkerVectorEnv(each, space, limits)
+    except RlkitError:
+        raise
     except RuntimeError as error:
         raise UsageError(
             f"the {n} environments differ in their spaces: {describe(error)}"

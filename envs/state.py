@@ -7,8 +7,9 @@ Three kinds of environment can be saved:
 - Gymnasium's classic control and some of its toy texts, by the attributes in `ATTRIBUTES`.
 - Gymnasium's native CartPole vector environment, likewise.
 
-Sync vector environments of the first two are saved environment by environment, as long as only
-wrappers stand around them whose state is known. Everything else can't be saved: episodes restart.
+Sync and async vector environments of the first two are saved environment by environment, as long as
+only wrappers stand around them whose state is known; either kind goes on from what the other saved.
+Everything else can't be saved: episodes restart.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from rlkit.envs.cartpole_hidden import HiddenVelocities
 from rlkit.envs.checks import CheckedEnv
 from rlkit.envs.pixels import ByteImages
 from rlkit.envs.stack import StackedVectorEnv
+from rlkit.envs.workers import WorkerVectorEnv
 from rlkit.errors import UsageError
 
 Tree: TypeAlias = dict[str, Any]
@@ -70,13 +72,19 @@ def get_state(venv: VectorEnv[Any, Any, Any]) -> Tree | None:
     if isinstance(venv, StackedVectorEnv):
         inner = get_state(venv.env)
         return None if inner is None else {"inner": inner, **venv.stack_state()}
-    if type(venv) is not SyncVectorEnv:
+    if isinstance(venv, WorkerVectorEnv):
+        # Of an environment that is to take a lost one's place, there is nothing to save yet.
+        states = venv.call("apply", _env_state) if venv.has_begun else (None,)
+        ended = venv.ended
+    elif type(venv) is SyncVectorEnv:
+        states = tuple(_env_state(env) for env in venv.envs)
+        ended = venv._autoreset_envs.copy()
+    else:
         return _core_state(venv) if venv.unwrapped is venv else None
-    states = [_env_state(env) for env in venv.envs]
     if any(state is None for state in states):
         return None
     return {
-        "ended": venv._autoreset_envs.copy(),
+        "ended": ended,
         "envs": {str(i): state for i, state in enumerate(states)},
     }
 
@@ -91,18 +99,37 @@ def set_state(venv: VectorEnv[Any, Any, Any], tree: Tree) -> None:
             set_state(venv.env, tree["inner"])
             venv.set_stack_state(tree)
             return
-        if type(venv) is not SyncVectorEnv:
+        if type(venv) not in (SyncVectorEnv, WorkerVectorEnv):
             _set_core_state(venv, tree)
             return
         if len(tree["envs"]) != venv.num_envs:
             raise UsageError(
                 f"the saved state is of {len(tree['envs'])} environments, these are {venv.num_envs}"
             )
-        for i, env in enumerate(venv.envs):
-            _set_env_state(env, tree["envs"][str(i)])
-        venv._autoreset_envs = np.array(tree["ended"], dtype=np.bool_)
+        states = [tree["envs"][str(i)] for i in range(venv.num_envs)]
+        ended = np.array(tree["ended"], dtype=np.bool_)
+        if isinstance(venv, WorkerVectorEnv):
+            venv.restore(_restored, states, ended)
+        else:
+            assert isinstance(venv, SyncVectorEnv)
+            for env, state in zip(venv.envs, states, strict=True):
+                _set_env_state(env, state)
+            venv._autoreset_envs = ended
     except KeyError as error:
-        raise UsageError(f"the saved state is of another environment: it has no {error}") from error
+        raise _foreign(error) from error
+
+
+def _restored(env: gym.Env[Any, Any], tree: Tree) -> bool:
+    """Restore an environment in a worker process, from which only errors of rlkit come back."""
+    try:
+        _set_env_state(env, tree)
+    except KeyError as error:
+        raise _foreign(error) from error
+    return True
+
+
+def _foreign(missing: KeyError) -> UsageError:
+    return UsageError(f"the saved state is of another environment: it has no {missing}")
 
 
 def _env_state(env: gym.Env[Any, Any]) -> Tree | None:

@@ -9,15 +9,18 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
 from numpy.typing import NDArray
 
 from rlkit.envs import state
 from rlkit.envs.classic import ClassicVectorEnv
 from rlkit.envs.foreign import quiet_gymnasium
 from rlkit.envs.masks import Mask, MaskPort
+from rlkit.envs.model_env import ModelVectorEnv
 from rlkit.envs.names import Facts
 from rlkit.envs.observations import obs_port
 from rlkit.envs.spaces import ActionPort
+from rlkit.envs.workers import LOST, WorkerVectorEnv
 from rlkit.errors import EnvError, RlkitWarning, UsageError
 from rlkit.experience.step import FinalObs, Step
 from rlkit.packing import stored
@@ -44,6 +47,8 @@ class Envs:
         frame_stack: how many frames an observation holds along its first axis; 1: it is whole.
         steps: vector steps taken so far.
         mask: which actions are allowed next, (N, n) bool (`rlkit.envs.masks`); None without masks.
+        returned: what the vector environment returned in the newest step, as it did; None if it
+            raised.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Envs:
         self.frame_stack = facts.frame_stack
         self.steps = 0
         self.mask: Mask | None = None
+        self.returned: Any = None
         self._venv = venv
         self._mask_port = MaskPort(venv, facts.id)
         self._seed = seed
@@ -70,10 +76,12 @@ class Envs:
         self._began = np.zeros(self.n, dtype=np.int64)
         self._endless_said = False
         self._all_valid = np.ones(self.n, dtype=np.bool_)
-        self._is_compiled = isinstance(venv, ClassicVectorEnv)
+        self._is_compiled = isinstance(venv, (ClassicVectorEnv, ModelVectorEnv))
         self._raw_step: Callable[[NDArray[Any]], Any] = venv.step
-        if isinstance(venv, AsyncVectorEnv):
-            self._raw_step = self._step_in_workers
+        inner = venv.unwrapped
+        self._workers = inner if isinstance(inner, WorkerVectorEnv) else None
+        if self._workers is None and isinstance(inner, AsyncVectorEnv):
+            self._raw_step = self._step_quietly
 
     def reset(self, seed: int | None = None) -> NDArray[Any]:
         """Begin an episode in every environment; the first observations, (N, *obs).
@@ -87,7 +95,8 @@ class Envs:
             *each, of_actions = _distinct_seeds(seed, self.n + 1)
             self.action_space.seed(of_actions)
             seeds = each if self._takes_seeds() else each[0]
-        raw = _from_workers(lambda: self._venv.reset(seed=seeds))  # type: ignore[arg-type]
+        with quiet_gymnasium():
+            raw = self._venv.reset(seed=seeds)  # type: ignore[arg-type]
         if type(raw) is not tuple or len(raw) != 2:
             raise EnvError("reset returned no (observations, info); see gymnasium.vector.VectorEnv")
         self._obs = self._observations(raw[0], "the reset")
@@ -110,17 +119,23 @@ class Envs:
         if len(given) != self.n:
             raise UsageError(f"{len(given)} actions were given to {self.n} environments")
         self.steps += 1
-        raw = self._raw_step(given)
+        if self._workers is not None:
+            self._workers.vector_step = self.steps
+        self.returned = None
+        self.returned = raw = self._raw_step(given)
         when = f"vector step {self.steps}"
-        if self._is_compiled:  # compared with Gymnasium's to the last bit, in arrays of ours alone
+        if self._is_compiled:  # checked by rlkit's own tests, in arrays of ours alone
             next_obs, reward, terminated, truncated, info = raw
             reward = reward.astype(np.float32)
         else:
             next_obs, reward, terminated, truncated, info = self._checked(raw, when)
         ended = terminated | truncated
         any_ended = np.count_nonzero(ended)
+        lost: NDArray[np.bool_] | None = None if self._workers is None else info.get(LOST)
         dies = self.autoreset == "next_step"
         next_mask = self._mask_port.take(info, when, ended if dies else None)
+        if lost is not None:
+            self._stand_still(lost, next_obs, next_mask)
         final = None
         if dies:
             valid = ~self._ended
@@ -136,8 +151,30 @@ class Envs:
         if next_mask is not None and dies:
             self.mask = next_mask | ended[:, None]  # the dead step takes any action
         return Step(
-            obs, action, reward, terminated, truncated, valid, next_obs, final, mask, next_mask
+            obs,
+            action,
+            reward,
+            terminated,
+            truncated,
+            valid,
+            next_obs,
+            final,
+            mask,
+            next_mask,
+            lost=lost,
         )
+
+    def _stand_still(
+        self, lost: NDArray[np.bool_], next_obs: NDArray[Any], next_mask: Mask | None
+    ) -> None:
+        """Where an environment was `lost`, what it showed last is what its episode ends with."""
+        assert self._obs is not None
+        last = self._obs[lost]
+        if self.frame_stack > 1:  # memories that keep each frame once will see the last one again
+            last = np.concatenate([last[:, 1:], last[:, -1:]], axis=1)
+        next_obs[lost] = last
+        if next_mask is not None and self.mask is not None:
+            next_mask[lost] = self.mask[lost]
 
     def _checked(
         self, raw: Any, when: str
@@ -153,6 +190,11 @@ class Envs:
             self._flags("truncated", truncated, when),
             info,
         )
+
+    @property
+    def restarts(self) -> int:
+        """How many worker processes that died or hung were replaced."""
+        return 0 if self._workers is None else self._workers.restarts
 
     @property
     def longest_running(self) -> int:
@@ -196,6 +238,22 @@ class Envs:
         self._mask_port.resume(self.mask)
         return self._obs
 
+    @property
+    def draws(self) -> bool:
+        """Whether the environments were made to draw what they do."""
+        return self._venv.render_mode is not None
+
+    def render(self) -> tuple[Any, ...]:
+        """What each environment draws; only where it `draws`."""
+        drawn: Any = self._venv.render()
+        return tuple(drawn)
+
+    @property
+    def frames_per_second(self) -> float | None:
+        """At which what they draw is shown; None where they don't say."""
+        fps = self._venv.metadata.get("render_fps")
+        return None if fps is None else float(fps)
+
     def close(self) -> None:
         """Close the environments; closing twice is fine."""
         with quiet_gymnasium():
@@ -210,6 +268,8 @@ class Envs:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is KeyboardInterrupt and self._workers is not None:
+            self._workers.close(terminate=True)  # whoever can't wait need not
         self.close()
 
     def _observations(self, raw: Any, when: str) -> NDArray[Any]:
@@ -270,8 +330,20 @@ class Envs:
             return not self._venv.one_generator
         return isinstance(self._venv, (SyncVectorEnv, AsyncVectorEnv))
 
-    def _step_in_workers(self, action: NDArray[Any]) -> Any:
-        return _from_workers(lambda: self._venv.step(action))
+    def _step_quietly(self, action: NDArray[Any]) -> Any:
+        try:
+            with quiet_gymnasium():  # which says more of what a worker raised than is raised
+                return self._venv.step(action)
+        except (EOFError, ConnectionError) as error:
+            inner = self._venv.unwrapped
+            assert isinstance(inner, AsyncVectorEnv)
+            inner._state = AsyncState.DEFAULT  # or it would wait for the dead one as it closes
+            inner.close(terminate=True)
+            raise EnvError(
+                f"a worker of the vector environment died at vector step {self.steps}; rlkit's own "
+                "are named, and replaced: give the environment's name, or a function that makes "
+                "one, with vectorization async"
+            ) from error
 
     def _look_for_endless(self) -> None:
         longest = self.longest_running
@@ -285,21 +357,6 @@ class Envs:
             RlkitWarning,
             stacklevel=3,
         )
-
-
-def _from_workers(call: Callable[[], Any]) -> Any:
-    """The result of `call`, or the EnvError that a worker process raised, its traceback kept.
-
-    Gymnasium prints a worker's traceback as warnings and wraps the error in another of its type.
-    """
-    try:
-        with quiet_gymnasium():
-            return call()
-    except EnvError as error:
-        original = error.args[0] if error.args else None
-        if isinstance(original, EnvError):
-            raise EnvError(str(original)) from original
-        raise
 
 
 def _autoreset_of(venv: VectorEnv[Any, Any, Any]) -> Autoreset:

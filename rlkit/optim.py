@@ -9,6 +9,7 @@ the tests hold it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -52,9 +53,25 @@ class FlatParameters:
             self.grad.mul_(max_norm / (norm + 1e-6))
         return norm
 
+    def require_finite(self, lr: float) -> None:
+        """Raise RunError where a step of size `lr` has left weights that are not finite.
+
+        So nothing acts, learns or is saved by them. A sum is not finite where a term is not; that
+        of finite terms is not either where they come to more than a float holds, which no network
+        survives.
+        """
+        if not math.isfinite(self.values.sum().item()):
+            raise RunError(
+                f"a step with learning rate {lr:g} left weights that are not finite; lower the "
+                "learning rate"
+            )
+
 
 class Optimizer(Protocol):
-    """Descends the gradient that lies in a FlatParameters."""
+    """Descends the gradient that lies in a FlatParameters.
+
+    A step raises RunError where it leaves weights that are not finite.
+    """
 
     def step(self, lr: float) -> None: ...
 
@@ -77,6 +94,7 @@ class SGD:
     def step(self, lr: float) -> None:
         self.b.mul_(self.momentum).add_(self.flat.grad)
         self.flat.values.add_(self.b, alpha=-lr)
+        self.flat.require_finite(lr)
 
     def get_state(self) -> dict[str, Any]:
         return {"b": self.b}
@@ -102,6 +120,7 @@ class RMSprop:
         g = self.flat.grad
         self.s.mul_(self.ALPHA).addcmul_(g, g, value=1 - self.ALPHA)
         self.flat.values.addcdiv_(g, self.s.sqrt().add_(self.eps), value=-lr)
+        self.flat.require_finite(lr)
 
     def get_state(self) -> dict[str, Any]:
         return {"s": self.s}
@@ -142,6 +161,7 @@ class Adam:
             self._fused_step(lr)
         else:
             self._plain_step(lr)
+        self.flat.require_finite(lr)
 
     def _fused_step(self, lr: float) -> None:
         torch._fused_adam_(

@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlkit.errors import UsageError
+from rlkit.interval import Interval, interval
 from rlkit.registry import unknown
 from rlkit.schedule import Schedule, schedule
 
-Value = int | float | bool | str | tuple[int, ...] | Schedule
+Value = int | float | bool | str | tuple[int, ...] | Schedule | Interval
 R = TypeVar("R", bound="Recipe")
 
 
@@ -89,7 +90,7 @@ class Option:
     def _within(self, item: Any) -> bool:
         if self.choices:
             return item in self.choices
-        return isinstance(item, (bool, str)) or (
+        return isinstance(item, (bool, str, Interval)) or (
             math.isfinite(item)
             and (self.low is None or item >= self.low)
             and (self.above is None or item > self.above)
@@ -104,6 +105,7 @@ _NOUNS = {
     "str": "a word",
     "tuple[int, ...]": "whole numbers separated by commas, each",
     "Schedule": "a number or START:END[:cosine][@SHARE OF THE RUN]",
+    "Interval": "a whole number of steps >= 0, or a time > 0 such as 30s, 10min or 2h",
 }
 
 
@@ -127,6 +129,7 @@ _CASTS = {
     "str": lambda value: value if isinstance(value, str) else None,
     "tuple[int, ...]": _cast_widths,
     "Schedule": schedule,
+    "Interval": interval,
 }
 
 
@@ -137,7 +140,7 @@ def _items(value: Value) -> tuple[Any, ...]:
 def _to_json(value: Value) -> Any:
     if isinstance(value, tuple):
         return list(value)
-    return str(value) if isinstance(value, Schedule) else value
+    return str(value) if isinstance(value, (Schedule, Interval)) else value
 
 
 def option(
@@ -172,9 +175,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values, in the order in which the recipe lists them."""
-        return {
-            field.name: _to_json(getattr(self, field.name)) for field in dataclasses.fields(self)
-        }
+        return as_json(self)
 
     def but(self: R, changes: Mapping[str, Any]) -> R:
         """A copy with some fields changed; raises UsageError on unknown names or bad values."""
@@ -227,6 +228,13 @@ def check_fields(recipe: Any) -> None:
     """Check every field of a dataclass made of `option`s; raises UsageError."""
     for about in options(type(recipe)):
         object.__setattr__(recipe, about.name, about.check(getattr(recipe, about.name)))
+
+
+def as_json(recipe: Any) -> dict[str, Any]:
+    """The fields of a dataclass made of `option`s as JSON values, in order."""
+    return {
+        field.name: _to_json(getattr(recipe, field.name)) for field in dataclasses.fields(recipe)
+    }
 
 
 @cache

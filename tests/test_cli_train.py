@@ -83,7 +83,7 @@ def test_long_lines_come_out_in_one_piece(cli):
 
 def test_options_reach_the_run(cli):
     words = ["--gamma", "0.9", "--hidden", "16,8", "--normalize-advantage", "--optimizer", "adam"]
-    words += ["--seed", "7", "--eval-every", "100", "--checkpoint-every", "50", "--threads", "2"]
+    words += ["--seed", "7", "--eval-every", "100", "--save-every", "50", "--threads", "2"]
     words += ["--env-option", "sutton_barto_reward=True", "--vectorization", "sync", "--strict"]
     done = cli("train", "a2c", "CartPole", *SMALL["a2c"], *words, "--json")
     config = json.loads(Path(json.loads(done.out)["run"], "config.json").read_text())
@@ -93,7 +93,7 @@ def test_options_reach_the_run(cli):
     assert recipe["normalize_advantage"] is True
     assert recipe["optimizer"] == "adam"
     assert (recipe["envs"], recipe["steps"]) == (2, 200)
-    assert (config["seed"], config["eval_every"], config["checkpoint_every"]) == (7, 100, 50)
+    assert (config["seed"], config["eval_every"], config["save_every"]) == (7, 100, "50")
     assert (config["threads"], config["vectorization"], config["strict"]) == (2, "sync", True)
     assert config["env_options"] == {"sutton_barto_reward": True}
     again = cli(

@@ -80,13 +80,14 @@ def run(cli):
     ],
 )
 def test_nan_and_infinity_stop_the_run_at_that_step(cli, agent, symptom, found):  # faults 1 to 4
-    done = cli("train", agent, PATIENT, *SMALL[agent], *ill(symptom), "--checkpoint-every", 10)
+    done = cli("train", agent, PATIENT, *SMALL[agent], *ill(symptom), "--save-every", 10)
     assert done.status == 1
     run = f"runs/{agent}-Patient-0"
     # Five resets, one every eleven vector steps, came before the patients' own step 45.
     assert done.error == (
         f"env 0 returned {found} at vector step 49; nothing was learned from that step: mend the "
-        f"environment (step 96 of {run}; step 90 is saved)"
+        f"environment (step 96 of {run}; step 90 is saved, go on with: rlkit resume {run} --env "
+        f"{PATIENT}; the last steps are in {run}/faults/step-000000000096.npz)"
     )
     assert load_checkpoint(run).step == 90
     assert "mean return" in cli("evaluate", run, "--env", PATIENT, "--episodes", 2).out
@@ -114,7 +115,7 @@ def test_the_weights_are_those_before_the_fault(agent, symptom, tmp_path, monkey
         return kind(symptom if next(patients) == 1 else "", onset=17)
 
     monkeypatch.setattr(build, "make_agent", kept)
-    options = RunOptions(run_dir=str(tmp_path), checkpoint_every=2, eval_every=1000)
+    options = RunOptions(run_dir=str(tmp_path), save_every=2, eval_every=1000)
     with pytest.raises(RunError) as stopped:
         rlkit.train(agent, make, {**CARTPOLE[agent], "steps": 100}, options)
     message = str(stopped.value)
@@ -412,7 +413,7 @@ def test_a_disk_that_fills_up_stops_no_training(cli):  # fault 38
             800,
             "--buffer-size",
             800,
-            "--checkpoint-every",
+            "--save-every",
             100,
             "--values",
             "mean",

@@ -190,7 +190,7 @@ def test_a_frame_is_kept_once():
     )
     while memory.filled < memory.limit:
         memory.add(step)
-    held = sum(column.nbytes for column in memory.get_state()["rows"].values())
+    held = sum(x.nbytes for column in memory.get_state()["rows"].values() for x in column)
     assert held / 1600 < 7500
 
 

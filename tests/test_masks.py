@@ -353,7 +353,7 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_trains_evaluates_and_resumes_by_the_masks(name, tmp_path):
     """A Walk asserts that each action is allowed; resumed from the middle, the run is the same."""
-    every = {"checkpoint_every": 240, "eval_every": 480}
+    every = {"save_every": 240, "eval_every": 480}
     options = {"run_dir": str(tmp_path), "eval_episodes": 5, **every}
     whole = rlkit.train(name, Walk, RUNS[name], options).run
     broken = tmp_path / "broken"

@@ -10,7 +10,7 @@ from scripted_envs import MODES, TERMINATED, TRUNCATED, Scripted, allowed, rando
 
 from rlkit.envs.make import make_envs
 from rlkit.experience.replay import Replay, Sampling
-from rlkit.run.tree import load_tree, save_tree
+from rlkit.run.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.mark.parametrize("n_step", [1, 3, 5])
@@ -70,9 +70,8 @@ def test_a_restored_memory_goes_on_bit_for_bit(alpha, mode, steps, tmp_path):
         if taken > 3:
             learn(driven.memory)
     restored = driven.another((2, 128))
-    files = tmp_path / "tensors", tmp_path / "state"
-    save_tree(driven.memory.get_state(), *files)
-    restored.set_state(load_tree(*files))
+    save_checkpoint(tmp_path, 1, driven.memory.get_state(), {})
+    restored.set_state(load_checkpoint(tmp_path).tree)
     restored.generator.set_state(driven.memory.generator.get_state())
     for _ in range(15):
         driven.step(restored)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from small_runs import (
 )
 
 import rlkit
+from rlkit.envs.vector import Envs
 from rlkit.run.checkpoint import load_checkpoint
 from rlkit.training import build
 from rlkit.training.evaluation import Evaluation
@@ -66,7 +68,7 @@ STATEFUL = [
 
 
 def settings(agent, *more):
-    every = ("--eval-every", 300, "--eval-episodes", 3, "--checkpoint-every", 500)
+    every = ("--eval-every", 300, "--eval-episodes", 3, "--save-every", 500)
     envs = 4 if agent in ("dqn", "rainbow", "r2d2", "sac") else 8
     told = ("--steps", 1000, "--seed", 3, "--hidden", 8, "--envs", envs, *every)
     return (*told, *OWN[agent], *more)
@@ -101,7 +103,10 @@ def test_resuming_from_the_middle_equals_one_go(cli, tmp_path, told):  # fault 4
 
 
 def interrupted(monkeypatch, at, number):
-    """Have the signal come in the middle of the training step after `at` environment steps."""
+    """Have the signal come in the middle of the training step after `at` environment steps.
+
+    Returns a list that is empty until then.
+    """
     step = Trainer._step
 
     def interrupted_step(self):
@@ -112,6 +117,7 @@ def interrupted(monkeypatch, at, number):
 
     raised = []
     monkeypatch.setattr(Trainer, "_step", interrupted_step)
+    return raised
 
 
 INT, TERM = (signal.SIGINT, 130), (signal.SIGTERM, 143)
@@ -174,25 +180,31 @@ def test_a_run_that_is_complete_and_a_new_end(cli):
     assert rlkit.resume(run, 450).steps == 450
 
 
+OFTEN = ("--save-every", 10)
+
+
 @pytest.fixture
 def start(tmp_path):
-    """Start `rlkit train a2c` on a slow environment; the process, once it has saved."""
+    """Start `rlkit train a2c` on a slow environment; the process, once it has saved.
+
+    Or `rlkit` with other arguments, once there is a checkpoint `after` the one named so.
+    """
     started = []
 
-    def start(pause, *args):
-        command = [sys.executable, "-m", "rlkit", "train", "a2c", PATIENT, *SMALL["a2c"], *args]
+    def start(pause, *args, command=("train", "a2c", PATIENT, *SMALL["a2c"]), after=None):
         process = subprocess.Popen(
-            [*map(str, command), "--checkpoint-every", "10"],
+            [sys.executable, "-m", "rlkit", *map(str, (*command, *args))],
             cwd=tmp_path,
             env={**os.environ, "PAUSE": str(pause)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         started.append(process)
         saved = tmp_path / "runs" / "a2c-Patient-0" / "checkpoints" / "latest"
         deadline = time.monotonic() + 60
-        while not saved.exists():
+        while not saved.exists() or saved.read_text() == after:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -208,14 +220,15 @@ def start(tmp_path):
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
 )
 def test_a_process_that_is_stopped_can_be_resumed(cli, start, number, status):  # 46, 47
-    process = start(0.02)
+    process = start(0.02, *OFTEN)
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == status
     run = "runs/a2c-Patient-0"
     assert err == ""
     if number != signal.SIGKILL:
-        assert out.splitlines()[-1].endswith(f"and saved; go on with: rlkit resume {run}")
+        again = f"rlkit resume {run} --env {PATIENT}"
+        assert out.splitlines()[-1].endswith(f"and saved; go on with: {again}")
     saved = load_checkpoint(run).step
     assert 0 < saved < 200
     resumed = cli("resume", run, "--env", PATIENT)
@@ -226,7 +239,7 @@ def test_a_process_that_is_stopped_can_be_resumed(cli, start, number, status):  
 
 def test_a_second_sigint_aborts(start):  # fault 46
     ill = ("--env-option", "symptom=sleep", "--env-option", "onset=9")
-    process = start(0, *ill)
+    process = start(0, *ill, *OFTEN)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
@@ -234,8 +247,140 @@ def test_a_second_sigint_aborts(start):  # fault 46
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert err.strip() == "Error: stopped"
+    (line,) = err.strip().splitlines()
+    assert re.fullmatch(
+        r"Error: stopped: step (\d+) of runs/a2c-Patient-0; step \d+ is saved, go on with: rlkit "
+        rf"resume runs/a2c-Patient-0 --env {re.escape(PATIENT)}",
+        line,
+    )
     assert "saved" not in out
+
+
+def signalled_evaluation(monkeypatch, at, number):
+    """Have the signal come in the middle of the evaluation at step `at`; the steps it took."""
+    taken = []
+    step = Envs.step
+    evaluate_now = Trainer.evaluate_now
+
+    def watched(self):
+        evaluating.append(self.steps)
+        try:
+            return evaluate_now(self)
+        finally:
+            evaluating.clear()
+
+    def signalling(envs, action):
+        if evaluating == [at]:
+            taken.append(len(taken))
+            if len(taken) == 4:
+                signal.raise_signal(number)
+        return step(envs, action)
+
+    evaluating = []
+    monkeypatch.setattr(Trainer, "evaluate_now", watched)
+    monkeypatch.setattr(Envs, "step", signalling)
+    return taken
+
+
+@pytest.mark.parametrize(("number", "status"), [INT, TERM])
+@pytest.mark.parametrize("agent", ["a2c", "dqn"])
+def test_a_signal_in_an_evaluation_ends_it(cli, monkeypatch, tmp_path, agent, number, status):
+    cli("train", agent, "CartPole", *settings(agent))
+    at = {"a2c": 304, "dqn": 300}[agent]  # of 8 and of 4 environments
+    taken = signalled_evaluation(monkeypatch, at, number)
+    stopped = cli("train", agent, "CartPole", *settings(agent))
+    assert stopped.status == status
+    run = f"runs/{agent}-CartPole-v1-1"
+    assert f"stopped at step {at} and saved; go on with: rlkit resume {run}" in stopped.out
+    assert len(taken) == 4
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert cli("resume", run).status == 0
+    assert_same_run(f"{run[:-1]}0", run)  # what was broken off was made up for
+
+
+def test_a_signal_in_the_last_evaluation_leaves_a_complete_run(cli, monkeypatch):
+    taken = signalled_evaluation(monkeypatch, 200, signal.SIGTERM)
+    stopped = cli("train", "a2c", "CartPole", *SMALL["a2c"], "--json")
+    assert stopped.status == 143
+    assert len(taken) == 4
+    run = json.loads(stopped.out)["run"]
+    assert stopped.err.splitlines()[-1] == (
+        f"stopped in the evaluation of a complete run: rlkit evaluate {run}"
+    )
+    assert cli("evaluate", run, "--episodes", 1).status == 0
+
+
+@pytest.mark.parametrize(("number", "status"), [INT, TERM])
+@pytest.mark.parametrize("where", ["make_envs", "make_agent", "make_trainer", "open_envs"])
+def test_a_signal_before_the_first_step_ends_in_one_line(cli, monkeypatch, where, number, status):
+    function = getattr(build, where)
+
+    def signalling(*args):
+        signal.raise_signal(number)
+        return function(*args)
+
+    monkeypatch.setattr(build, where, signalling)
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    done = cli("train", "a2c", "CartPole", *SMALL["a2c"])
+    assert done.status == status
+    assert done.err.strip() == "Error: stopped"
+    assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("boundary", range(8))
+def test_a_second_sigint_in_a_save_leaves_the_checkpoint_before_it(
+    cli, monkeypatch, tmp_path, boundary
+):
+    whole = json.loads(cli("train", "a2c", "CartPole", *settings("a2c"), "--json").out)["run"]
+    asked = interrupted(monkeypatch, 440, signal.SIGINT)
+    calls = []
+
+    def counted(call):
+        def signalling(*args, **more):
+            if asked:
+                calls.append(call)
+                if len(calls) == boundary + 1:
+                    signal.raise_signal(signal.SIGINT)
+            return call(*args, **more)
+
+        return signalling
+
+    for name in ("fsync", "rename", "replace"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    stopped = cli("train", "a2c", "CartPole", *settings("a2c"), "--save-every", 80)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    run = Path("runs/a2c-CartPole-v1-1")
+    assert stopped.status == 130
+    assert stopped.err.strip().startswith("Error: stopped: step 448 of ")
+    assert load_checkpoint(run).step in (400, 448)
+    assert cli("resume", run).status == 0
+    assert torch.equal(weights(run), weights(whole))
+
+
+@pytest.mark.parametrize(("number", "status"), [INT, TERM])
+def test_workers_leave_signals_to_the_run(start, number, status):
+    """Ctrl-C and a cluster's SIGTERM come to all processes of a run."""
+    process = start(0.02, "--vectorization", "async", "--steps", 2000, *OFTEN)
+    os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (status, "")
+    assert "and saved; go on with: rlkit resume " in out.splitlines()[-1]
+
+
+def test_a_resumed_run_stops_as_any_other(start, tmp_path):
+    process = start(0.02, *OFTEN, "--steps", 2000)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    saved = (tmp_path / "runs" / "a2c-Patient-0" / "checkpoints" / "latest").read_text()
+    command = ("resume", "runs/a2c-Patient-0", "--env", PATIENT)
+    again = start(0.02, command=command, after=saved)
+    again.send_signal(signal.SIGINT)
+    out, err = again.communicate(timeout=30)
+    assert (again.returncode, err) == (130, "")
+    assert "going on with runs/a2c-Patient-0 from step" in out
+    assert "and saved; go on with: rlkit resume runs/a2c-Patient-0 --env " in out.splitlines()[-1]
 
 
 def test_the_checkpoint_at_the_end_knows_the_best_evaluation(tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import gymnasium
@@ -46,20 +45,35 @@ def test_an_infinity_in_the_env_spec_is_kept_as_text(tmp_path: Path) -> None:
     assert record == {"reward_threshold": "Infinity"}
 
 
-def test_runs_that_start_at_the_same_instant_get_folders_of_their_own(tmp_path: Path) -> None:
-    script = (
-        "import sys, time; from pathlib import Path; from rlkit.run.folder import RunFolder\n"
-        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
-        "for _ in range(25): print(RunFolder.create(Path(sys.argv[1]), 'x', {}, None).path)"
-    )
-    start = str(time.time() + 1.5)
-    command = [sys.executable, "-c", script, str(tmp_path / "runs"), start]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    taken = [line for process in processes for line in process.communicate()[0].split()]
-    assert [process.returncode for process in processes] == [0] * 4
-    assert len(taken) == 100
-    assert len(set(taken)) == 100
-    assert {int(path.rpartition("-")[2]) for path in taken} == set(range(100))
+AT_ONCE = """
+import os, sys
+from pathlib import Path
+from rlkit.run.folder import RunFolder
+reading, writing = os.pipe()
+children = []
+for _ in range(50):
+    children.append(os.fork())
+    if children[-1] == 0:
+        os.close(writing)
+        os.read(reading, 1)  # until all have started: the parent closes the pipe
+        run = RunFolder.create(Path(sys.argv[1]), "x", {"pid": os.getpid()}, None)
+        os.write(1, f"{run.path} {os.getpid()}\\n".encode())
+        os._exit(0)
+os.close(writing)
+sys.exit(any(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_fifty_runs_that_start_at_the_same_instant_get_a_folder_each(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", AT_ONCE, str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    taken = dict(line.split() for line in done.stdout.splitlines())
+    assert {int(path.rpartition("-")[2]) for path in taken} == set(range(50))
+    assert len(set(taken.values())) == 50
+    for path, pid in taken.items():
+        assert str(RunFolder.open(path).config["pid"]) == pid
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from rlkit.carry import mapped, renewed, tensors
 from rlkit.envs.make import make_envs
 from rlkit.errors import UsageError
 from rlkit.experience.sequences import Sequences, SequenceSampling
-from rlkit.run.tree import load_tree, save_tree
+from rlkit.run.checkpoint import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 EPS = 1e-6
@@ -317,9 +317,8 @@ def test_a_restored_memory_goes_on_bit_for_bit(broken_off, alpha, k, steps, tmp_
     if broken_off:
         driven.break_off()
     restored = driven.another()
-    files = tmp_path / "tensors", tmp_path / "state"
-    save_tree(driven.memory.get_state(), *files)
-    restored.set_state(load_tree(*files))
+    save_checkpoint(tmp_path, 1, driven.memory.get_state(), {})
+    restored.set_state(load_checkpoint(tmp_path).tree)
     restored.generator.set_state(driven.memory.generator.get_state())
     for _ in range(15):
         driven.step(restored)
@@ -360,7 +359,7 @@ def test_a_small_state_is_saved_of_a_large_memory():
     for _ in range(8):
         driven.step()
     state = driven.memory.get_state()
-    assert all(len(x) == 9 for x in state["rows"].values())
+    assert all(len(x) == 9 for x in tensors(state["rows"]))
     assert all(len(x) == 5 for x in tensors(state["carries"]))
     assert len(state["draws"]["priority"]) == 10
 

@@ -88,7 +88,7 @@ def test_the_largest_replay_memory_fits_and_one_larger_does_not(
     step = step_for(space, n)
     while memory.filled < memory.limit:
         memory.add(step)
-    held = sum(column.nbytes for column in memory.get_state()["rows"].values())
+    held = sum(x.nbytes for column in memory.get_state()["rows"].values() for x in column)
     if alpha:
         held += memory.draws._tree._tree.nbytes
     assert FREE * 0.96 < held <= FREE

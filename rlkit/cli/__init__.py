@@ -12,14 +12,16 @@ import click
 import rlkit
 from rlkit.errors import RlkitError
 from rlkit.registry import unknown
+from rlkit.run.signals import Terminated, terminable
 
 COMMANDS = {
     "solve": "Solve a finite MDP exactly, with certified bounds.",
     "train": "Train a deep agent on an environment.",
     "resume": "Go on with a run from its newest checkpoint.",
     "evaluate": "Play a run's policy greedily and report its returns.",
+    "check": "Try an environment out, and report what is wrong with it.",
     "export": "Write a run's policy to a file that runs without rlkit.",
-    "list": "List agents, environments, solvers or runs.",
+    "list": "List agents, solvers, models, environments or runs.",
 }
 
 
@@ -61,14 +63,18 @@ def main(args: list[str] | None = None) -> None:
     debug = args[:1] == ["--debug"]
     warnings.showwarning = _show_warning
     try:
-        status = cli.main(args, prog_name="rlkit", standalone_mode=False)
+        with terminable():
+            status = cli.main(args, prog_name="rlkit", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("stopped", 130)
+    except (click.Abort, KeyboardInterrupt) as stop:
+        told = str(stop.__cause__ or stop)  # click turns a KeyboardInterrupt into an Abort
+        _fail(f"stopped: {told}" if told else "stopped", 130)
+    except Terminated:
+        _fail("stopped", 143)
     except RlkitError as error:
         if debug:
             raise

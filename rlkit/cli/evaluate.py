@@ -14,9 +14,17 @@ from rlkit.cli.output import console, emit_json, json_option
 @click.option("--best", is_flag=True, help="The checkpoint that evaluated best, not the newest.")
 @click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:I.")
 @click.option("--env", help="Play on this one; needed where it is code outside the run.")
+@click.option("--video", type=click.Path(dir_okay=False), help="MP4 file to make of an episode.")
 @json_option
 def command(
-    run: str, episodes: int, seed: int, best: bool, device: str, env: str | None, as_json: bool
+    run: str,
+    episodes: int,
+    seed: int,
+    best: bool,
+    device: str,
+    env: str | None,
+    video: str | None,
+    as_json: bool,
 ) -> None:
     """Play RUN's policy greedily and report the returns.
 
@@ -25,10 +33,12 @@ def command(
     from rlkit.run.folder import RunFolder
     from rlkit.training.api import evaluate  # imports torch
 
-    found = evaluate(run, episodes, seed, best=best, device=device, env=env)
+    found = evaluate(run, episodes, seed, best=best, device=device, env=env, video=video)
     out = console(as_json)
     out.print(f"mean return {found.mean:.2f} ± {found.std:.2f} over {episodes} greedy episodes")
     out.print("returns: " + " ".join(f"{value:g}" for value in found.returns))
+    if video:
+        out.print(f"video: {video}")
     if found.capped:
         out.print(f"{found.capped} episodes did not end and were cut")
     if as_json:

@@ -39,6 +39,7 @@ READERS: dict[str, tuple[str, Callable[[str], Any]]] = {  # by type: how help ca
     "float": ("float", float),
     "str": ("text", str),
     "Schedule": ("schedule", str),
+    "Interval": ("steps|time", str),
     "tuple[int, ...]": ("widths", lambda text: tuple(map(int, text.split(",")))),
 }
 
@@ -192,7 +193,7 @@ def report(done: Trained, out: Console, as_json: bool) -> None:
         )
         out.print(f"{rate}; look at it: rlkit evaluate {done.run}")
     elif done.exit_status:
-        out.print(f"stopped at step {done.steps:,} and saved; go on with: rlkit resume {done.run}")
+        _report_stop(done, out)
     else:
         out.print(f"{rate}, saved in {done.run}")
     if as_json:
@@ -208,3 +209,13 @@ def report(done: Trained, out: Console, as_json: bool) -> None:
         )
     if done.exit_status:
         raise SystemExit(done.exit_status)
+
+
+def _report_stop(done: Trained, out: Console) -> None:
+    if done.saved_step != done.steps:
+        kept = "nothing" if done.saved_step is None else f"step {done.saved_step:,}"
+        out.print(f"stopped at step {done.steps:,}, which could not be saved: {kept} is")
+    elif done.complete:
+        out.print(f"stopped in the evaluation of a complete run: rlkit evaluate {done.run}")
+    else:
+        out.print(f"stopped at step {done.steps:,} and saved; go on with: {done.resume_command}")

@@ -20,7 +20,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlkit.errors import CheckpointError
 from rlkit.experience import sum_tree
+from rlkit.experience.blocks import fill, split
 from rlkit.experience.draws import Draws, Prioritized, Uniform
 from rlkit.experience.observations import Observations, Stacked, Whole
 from rlkit.experience.step import FinalObs, Step
@@ -252,16 +254,21 @@ class Replay:
         """
         self.draws.update(cell, td_error)
 
-    def get_state(self) -> dict[str, Any]:
+    def _columns(self) -> dict[str, Tensor]:
+        """The rows that hold something, of every column."""
         used = self.rows if self.filled == self.limit else self.filled + 1
         columns = {name: getattr(self, name) for name in COLUMNS} | self.observations.arrays()
         if self.masks is not None:
             columns["masks"] = self.masks
+        return {name: column[:used] for name, column in columns.items()}
+
+    def get_state(self) -> dict[str, Any]:
+        rows = self._columns()
         return {
-            "rows": {name: column[:used] for name, column in columns.items()},
+            "rows": {name: split(column) for name, column in rows.items()},
             "finals": _packed(self.finals),
             "final_masks": _packed(self.final_masks),
-            "draws": self.draws.get_state(used),
+            "draws": self.draws.get_state(len(rows["valid"])),
             "beta": self.beta,
             "head": self.head,
             "filled": self.filled,
@@ -271,17 +278,21 @@ class Replay:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        columns = {name: getattr(self, name) for name in COLUMNS} | self.observations.arrays()
+        self.head, self.filled = state["head"], state["filled"]
+        if self.head != self.filled < self.limit or self.filled > self.limit:
+            raise CheckpointError(
+                f"the checkpoint's memory went around a ring of {self.filled} rows where the run's "
+                f"config.json asks for one of {self.limit}; undo what was changed in it"
+            )
         if "masks" in state["rows"]:
-            shape = (self.rows, *state["rows"]["masks"].shape[1:])
-            columns["masks"] = self.masks = torch.ones(shape, dtype=torch.bool)
-        for name, rows in state["rows"].items():
-            columns[name][: rows.shape[0]].copy_(rows)
+            shape = (self.rows, *state["rows"]["masks"][0].shape[1:])
+            self.masks = torch.ones(shape, dtype=torch.bool)
+        for name, column in self._columns().items():
+            fill(column, state["rows"][name])
         self.finals = _unpacked(state["finals"])
         self.final_masks = _unpacked(state["final_masks"])
         self.draws.set_state(state["draws"])
         self.beta = state["beta"]
-        self.head, self.filled = state["head"], state["filled"]
         self.added, self.due = state["added"], state["due"]
         self._restarted = state["restarted"]
 

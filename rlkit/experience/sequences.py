@@ -22,6 +22,7 @@ from torch import Tensor
 from rlkit.carry import Carry, mapped, tensors
 from rlkit.errors import UsageError
 from rlkit.experience import sum_tree
+from rlkit.experience.blocks import fill, split
 from rlkit.experience.draws import Draws, Prioritized, Uniform
 from rlkit.experience.observations import Observations, Stacked, Whole
 from rlkit.experience.step import Step
@@ -224,15 +225,22 @@ class Sequences:
         """Have sequences drawn as their errors (B,) ask, from the next draw on."""
         self.draws.update(cell, td_error)
 
-    def get_state(self) -> dict[str, Any]:
+    def _used(self) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The rows that hold something, of every column, and the slots of every carry."""
+        used = min(self.rows, self.time + 1)
+        slots = -(-used // self.sampling.stride)
         columns = {name: getattr(self, name) for name in COLUMNS} | self.observations.arrays()
         if self.masks is not None:
             columns["masks"] = self.masks
-        used = min(self.rows, self.time + 1)
-        slots = -(-used // self.sampling.stride)
+        rows = {name: column[:used] for name, column in columns.items()}
+        return rows, [x[:slots] for x in tensors(self.carries)]
+
+    def get_state(self) -> dict[str, Any]:
+        rows, carries = self._used()
+        slots = -(-len(rows["valid"]) // self.sampling.stride)
         return {
-            "rows": {name: column[:used] for name, column in columns.items()},
-            "carries": mapped(lambda x: x[:slots], self.carries),
+            "rows": {name: split(column) for name, column in rows.items()},
+            "carries": [split(x) for x in carries],
             "draws": self.draws.get_state(slots),
             "beta": self.beta,
             "counts": [self.time, self.added, self.due, self._first, self._end],
@@ -240,17 +248,17 @@ class Sequences:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        columns = {name: getattr(self, name) for name in COLUMNS} | self.observations.arrays()
+        self.time, self.added, self.due, self._first, self._end = state["counts"]
         if "masks" in state["rows"]:
-            shape = (self.rows, *state["rows"]["masks"].shape[1:])
-            columns["masks"] = self.masks = torch.ones(shape, dtype=torch.bool)
-        for name, rows in state["rows"].items():
-            columns[name][: len(rows)].copy_(rows)
-        for kept, saved in zip(tensors(self.carries), tensors(state["carries"]), strict=True):
-            kept[: len(saved)].copy_(saved)
+            shape = (self.rows, *state["rows"]["masks"][0].shape[1:])
+            self.masks = torch.ones(shape, dtype=torch.bool)
+        rows, carries = self._used()
+        for name, column in rows.items():
+            fill(column, state["rows"][name])
+        for carry, saved in zip(carries, state["carries"], strict=True):
+            fill(carry, saved)
         self.draws.set_state(state["draws"])
         self.beta = state["beta"]
-        self.time, self.added, self.due, self._first, self._end = state["counts"]
         self._restarted = state["restarted"]
 
     def _check_memory(self, mask_bytes: int) -> None:

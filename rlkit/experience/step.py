@@ -32,6 +32,9 @@ class Step:
     each of n: the n actions of a Discrete space, or the choices of a MultiDiscrete one after
     another. They are None as long as the environments have given no masks. All is allowed on the
     dead step, and at the end of an episode whose environment allows nothing there.
+
+    `lost[i]`: environment i was lost with its worker process in this step. It counts as an episode
+    that was truncated where it stood: `next_obs` is `obs`, the reward 0.
     """
 
     obs: NDArray[Any]  # (N, *obs): what the action was chosen from
@@ -44,6 +47,7 @@ class Step:
     final_obs: FinalObs | None = None
     mask: NDArray[np.bool_] | None = None  # (N, n)
     next_mask: NDArray[np.bool_] | None = None  # (N, n)
+    lost: NDArray[np.bool_] | None = None  # (N,); None: nowhere
     carry: Any = None  # what the agent's memory held before `obs`; None without one
 
     @property

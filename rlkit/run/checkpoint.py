@@ -4,52 +4,63 @@ On disk, in the run's folder::
 
     checkpoints/
       000000100000/          one checkpoint, named by its environment steps
-        tensors.safetensors  tensors and arrays           \\ one tree: see rlkit.run.tree
-        state.json           numbers, names, generators   /
+        tensors.safetensors  tensors and arrays             \\
+        raw-0000, ...        those of 8 MiB and more          one tree: see rlkit.run.tree
+        state.json           numbers, names, generators     /
         manifest.json        format, step, what it is a checkpoint of, size and SHA-256 of the files
-      latest                 the name of the newest checkpoint, as text
-      best                   the name of the best one, as text, once there is one
+      latest                 the name of the newest checkpoint, for whoever looks in from outside
+      best                   the name of the best one and a checksum, once there is one
 
 A checkpoint is written into a folder `.tmp-...` beside its place, synced to the disk and renamed
-once: under its name it is complete or not there. Another save of the same step is
-`000000100000-1`; the first goes when the second is complete. A save ends any history that went
-beyond its step (a run that was resumed from an earlier checkpoint), keeps the last few and the
-best, and clears away what killed saves left. One process at a time may save into a run.
+once: under its name it is complete or not there, and loading goes by these names. Another save of
+the same step is `000000100000-1`; the first goes when the second is complete. A save ends any
+history that went beyond its step (a run that was resumed from an earlier checkpoint), keeps the
+last few and the best, and clears away what killed saves left. One process at a time may save into a
+run.
 
-Loading checks sizes and hashes before it reads anything else, and executes nothing.
+Of raw files that are as they were in the checkpoint before only a link is made. Each folder is
+complete in itself all the same, may be moved alone, and outlives the others; but what damages a
+file on the disk damages it in all checkpoints that share it, until the next save, which links no
+file without reading it. The weights, which evaluation needs, are outside such files and are written
+each time.
+
+Loading first checks the sizes and hashes of all that it will read, and executes nothing. Older
+formats are read too: see rlkit.run.migrations.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from rlkit.errors import CheckpointError, RlkitWarning
-from rlkit.run.files import json_bytes, read_json, sha256, sync, write_atomically, write_synced
+from rlkit.run.files import sync, write_atomically
+from rlkit.run.manifest import MANIFEST, read_manifest, write_manifest
+from rlkit.run.migrations import migrated
 from rlkit.run.tree import load_tree, save_tree
 
-FORMAT = 1
 FOLDER = "checkpoints"
-TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 LATEST, BEST = "latest", "best"
-MANIFEST_LIMIT = 1 << 20  # bytes
 
 _NAME = re.compile(r"(\d{12,})(?:-(\d+))?")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory: `tree` as it was saved at `step`, of what `about` says."""
+    """A checkpoint in memory: `tree`, or a part of it, as it was saved at `step`.
+
+    `about` says of what. The tensors of 8 MiB and more map their files.
+    """
 
     path: Path
     step: int
@@ -96,7 +107,9 @@ def save_checkpoint(
         aside = home / ".tmp-new"
         aside.mkdir()
         try:
-            _write(aside, step, tree, about)
+            raw = save_tree(tree, aside, _earlier(home))
+            write_manifest(aside, step, about, raw)
+            sync(aside)
             target = _free_name(home, step)
             os.rename(aside, target)
         except BaseException:
@@ -119,34 +132,41 @@ def mark_best(checkpoint: Path) -> None:
     Raises CheckpointError where the disk doesn't take it; the earlier mark then stands.
     """
     try:
-        write_atomically(checkpoint.parent / BEST, checkpoint.name.encode())
+        write_atomically(checkpoint.parent / BEST, _mark(checkpoint.name).encode())
     except OSError as error:
         raise CheckpointError(f"{checkpoint}: could not be marked as best: {error}") from error
 
 
-def load_checkpoint(folder: str | os.PathLike[str], best: bool = False) -> Checkpoint:
+def load_checkpoint(
+    folder: str | os.PathLike[str], best: bool = False, part: Sequence[str] = ()
+) -> Checkpoint:
     """Load a run's newest checkpoint, or with `best` the one marked so, onto the CPU.
 
     `folder` is the run's folder, or the folder of one checkpoint, which is then loaded and no
     other. In a run's folder a damaged checkpoint is passed over with an RlkitWarning for the next
-    older one, the best one for the newest.
+    older one, the best one for the newest. With `part` the tree is the one under these keys, and
+    the raw files of other parts are neither read nor checked.
 
     Raises CheckpointError where there is none, or none that is whole.
     """
     folder = Path(folder)
     if _NAME.fullmatch(folder.name) or (folder / MANIFEST).exists():
-        return _read(folder)
-    candidates = _complete(folder / FOLDER)[::-1]
-    if best and (marked := _marked(folder / FOLDER)):
-        candidates = [marked, *(path for path in candidates if path != marked)]
+        return _read(folder, part)
+    home = folder / FOLDER
+    candidates = _complete(home)[::-1]
     if not candidates:
         raise CheckpointError(
             f"{folder}: holds no checkpoint; the run stopped before its first save"
         )
     problems: list[str] = []
+    if best:
+        if marked := _marked(home):
+            candidates = [marked, *(path for path in candidates if path != marked)]
+        else:
+            problems.append(f"{home / BEST}: not written yet, or changed since (checksum)")
     for path in candidates:
         try:
-            checkpoint = _read(path)
+            checkpoint = _read(path, part)
         except CheckpointError as error:
             problems.append(str(error))
             continue
@@ -156,54 +176,19 @@ def load_checkpoint(folder: str | os.PathLike[str], best: bool = False) -> Check
     raise CheckpointError(f"{folder}: no checkpoint is whole: {'; '.join(problems)}")
 
 
-def _write(aside: Path, step: int, tree: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    save_tree(tree, aside / TENSORS, aside / STATE)
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "step": step,
-        "about": dict(about),
-        "files": {
-            name: {"bytes": (aside / name).stat().st_size, "sha256": sha256(aside / name)}
-            for name in (TENSORS, STATE)
-        },
-    }
-    manifest["sha256"] = _digest(manifest)
-    write_synced(aside / MANIFEST, json_bytes(manifest))
-    sync(aside)
-
-
-def _read(path: Path) -> Checkpoint:
+def _read(path: Path, part: Sequence[str]) -> Checkpoint:
     """The checkpoint in one folder, or CheckpointError with the file that is not as it was."""
-    manifest = read_json(path / MANIFEST, CheckpointError, MANIFEST_LIMIT)
-    if manifest.pop("sha256", None) != _digest(manifest):
-        raise CheckpointError(f"{path / MANIFEST}: changed since it was written (checksum)")
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path / MANIFEST}: format {manifest.get('format')}, this rlkit reads {FORMAT}; "
-            "load it with the rlkit that wrote it"
-        )
+    manifest = read_manifest(path)
+    tree = load_tree(manifest.checked, partial(migrated, version=manifest.format), part)
+    return Checkpoint(path, manifest.step, tree, manifest.about)
+
+
+def _earlier(home: Path) -> dict[str, Path]:
+    """The raw files of the newest checkpoint, by their SHA-256."""
     try:
-        step, about = int(manifest["step"]), dict(manifest["about"])
-        for name in (TENSORS, STATE):
-            _check(path / name, manifest["files"][name])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path / MANIFEST}: not a manifest of rlkit's: {error!r}") from None
-    return Checkpoint(path, step, load_tree(path / TENSORS, path / STATE), about)
-
-
-def _check(path: Path, written: Mapping[str, Any]) -> None:
-    try:
-        size = path.stat().st_size
-        if size != written["bytes"]:
-            raise CheckpointError(f"{path}: {size} bytes, {written['bytes']} were written")
-        if sha256(path) != written["sha256"]:
-            raise CheckpointError(f"{path}: changed since it was written (checksum)")
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read: {error.strerror}") from None
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+        return read_manifest(_complete(home)[-1]).raw()
+    except (IndexError, CheckpointError):
+        return {}
 
 
 def _order(path: Path) -> tuple[int, int]:
@@ -225,14 +210,28 @@ def _free_name(home: Path, step: int) -> Path:
     return home / (f"{step:012d}-{max(attempts) + 1}" if attempts else f"{step:012d}")
 
 
+def _mark(name: str) -> str:
+    """What `best` holds: a flipped bit in it, or a copy of `latest`, must not name another one."""
+    return f"{name} {hashlib.sha256(f'{BEST} {name}'.encode()).hexdigest()}"
+
+
 def _marked(home: Path) -> Path | None:
     """The checkpoint that `best` names, if there is one."""
     try:
-        name = (home / BEST).read_bytes()[:100].decode(errors="replace")
+        with (home / BEST).open("rb") as file:
+            text = file.read(200).decode(errors="replace")
     except OSError:
         return None
+    name = text.partition(" ")[0]
     # the pattern keeps a forged pointer from leading out of the folder
-    return home / name if _NAME.fullmatch(name) and (home / name).is_dir() else None
+    if not _NAME.fullmatch(name) or not (home / name).is_dir():
+        return None
+    if text == name:  # as format 1 wrote it
+        try:
+            return home / name if read_manifest(home / name).format == 1 else None
+        except CheckpointError:
+            return None
+    return home / name if text == _mark(name) else None
 
 
 def _prune(home: Path, newest: Path, keep: int) -> None:

@@ -26,7 +26,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes | memoryview) -> None:
     """Write a file that nobody reads yet, and wait until it is on the disk."""
     path.unlink(missing_ok=True)  # a link that lies there is not followed
     with path.open("xb") as file:

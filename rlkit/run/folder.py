@@ -8,6 +8,7 @@ On disk::
       metrics.jsonl           what was measured: see rlkit.run.metrics
       events.out.tfevents.*   the same for TensorBoard
       checkpoints/            see rlkit.run.checkpoint
+      faults/                 the last steps before an error: see rlkit.training.black_box
 
 This module imports neither torch nor TensorBoard: listing runs is quick.
 """
@@ -181,11 +182,16 @@ def _complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "format": FORMAT,
         **{key: config[key] for key in ordered},
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {
-            "rlkit": rlkit.__version__,
-            "python": platform.python_version(),
-            **{package: metadata.version(package) for package in ("torch", "gymnasium", "numpy")},
-        },
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what a run's results depend on."""
+    return {
+        "rlkit": rlkit.__version__,
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in ("torch", "gymnasium", "numpy")},
     }
 
 

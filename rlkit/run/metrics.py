@@ -104,13 +104,13 @@ class Metrics:
 
     def close(self) -> None:
         """Write out what is buffered and close the files."""
-        self._lines.close()
-        if self._events:
-            try:
+        try:
+            self._lines.close()
+            if self._events:
                 self._events.close()
-            except OSError as error:
-                self._warn(error)
-            self._events = None
+        except OSError as error:
+            self._warn(error)
+        self._events = None
 
     def _write_line(self, step: int, now: float, numbers: Mapping[str, float]) -> None:
         record: dict[str, Any] = {"step": step, "time": round(now, 3)}
@@ -123,8 +123,9 @@ class Metrics:
                 raise OSError("the disk is full")
             self._end += written
         except OSError as error:
-            # a part of the line would spoil the next one
-            self._lines.truncate(self._end)
+            with suppress(OSError):  # where the folder itself is gone, as on a network
+                # a part of the line would spoil the next one
+                self._lines.truncate(self._end)
             self._warn(error)
 
     def _write_event(self, step: int, now: float, summary: Any) -> None:

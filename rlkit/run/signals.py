@@ -4,8 +4,31 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
+
+
+class Terminated(BaseException):
+    """A SIGTERM came where there is nothing to save: as KeyboardInterrupt is for SIGINT."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within, a SIGTERM raises Terminated, so that what is open is closed; see StopSignals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if earlier is None else earlier)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
 
 
 class StopSignals:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,9 @@ class Trained:
     evaluation: Evaluation | None  # greedy, at the end; None where there was none
     reward_threshold: float | None  # the return at which the environment counts as solved
     exit_status: int  # 0, or 128 + the signal that stopped the run
+    complete: bool  # trained to the end, whether or not a signal broke off the last evaluation
+    saved_step: int | None  # of the newest checkpoint
+    resume_command: str
 
 
 def train(
@@ -80,9 +83,11 @@ def train(
         learner = build.make_agent(agent_type, recipe, envs, options)
         total = build.round_up(recipe.steps, learner.memory.quantum)
         learner.memory.allocate()
+        if options.video:
+            build.filmed_envs(env, options, env_options).close()
         config = {"agent": agent, "env": envs.id, "env_options": dict(env_options)}
         config["env_given"] = "name" if isinstance(env, str) else "object"
-        config |= {**asdict(options), "recipe": recipe.to_json()}
+        config |= {**options.to_json(), "recipe": recipe.to_json()}
         name = run_name(agent, short_name(envs.id))
         folder = RunFolder.create(Path(options.run_dir), name, config, envs.spec_json)
         if console:
@@ -159,14 +164,23 @@ def evaluate(
     best: bool = False,
     device: str = "cpu",
     env: EnvLike | None = None,
+    video: str | Path | None = None,
 ) -> Evaluation:
-    """Play `episodes` greedy episodes with a run's policy, on environments seeded afresh."""
+    """Play `episodes` greedy episodes with a run's policy, on environments seeded afresh.
+
+    `video`: an MP4 file to be made of one more.
+    """
     for name, value, low in (("episodes", episodes, 1), ("seed", seed, 0)):
         if value < low:
             raise UsageError(f"{name} (--{name}) is {value}; allowed: a whole number >= {low}")
     folder = RunFolder.open(run)
+    env_seed = build.eval_seed(seed, 0)
     with restored(folder, min(episodes, build.EVAL_ENVS), best, device, env) as (agent, envs):
-        return play(agent, envs, episodes, build.eval_seed(seed, 0))
+        if video is not None:
+            told, on = build.settings(folder), build.consented(env, folder)
+            env_options = evaluation_options(on, told.env_options)
+            build.film(agent, on, told.options, env_options, env_seed, Path(video))
+        return play(agent, envs, episodes, env_seed)
 
 
 @contextmanager
@@ -199,12 +213,12 @@ def restored(
     """A run's agent with the weights of a checkpoint, and `n` environments to use it on."""
     told = build.settings(folder)
     env = build.consented(env, folder)
-    checkpoint = load_checkpoint(folder.path, best=best)
+    checkpoint = load_checkpoint(folder.path, best=best, part=("agent", "weights"))
     env_options = evaluation_options(env, told.env_options)
     with build.open_envs(env, n, None, told.options, env_options) as envs:
         agent = build.make_agent(told.agent_type, told.recipe, envs, RunOptions(device=device))
         checkpoint.expect(about(agent))
-        agent.load_weights(checkpoint.tree["agent"]["weights"])
+        agent.load_weights(checkpoint.tree)
         yield agent, envs
 
 
@@ -212,13 +226,14 @@ def _fit(trainer: Trainer, console: Console | None) -> Trained:
     """Train to the end, evaluate what came out, and close the run's files."""
     since = time.perf_counter()
     try:
-        if console:
-            with Progress(console, trainer.plan.total, trainer.steps) as progress:
-                status = trainer.fit(progress)
-        else:
-            status = trainer.fit()
-        seconds = time.perf_counter() - since
-        evaluation = trainer.evaluate_now() if status == 0 else None
+        with trainer.watched():
+            if console:
+                with Progress(console, trainer.plan.total, trainer.steps) as progress:
+                    status = trainer.fit(progress)
+            else:
+                status = trainer.fit()
+            seconds = time.perf_counter() - since
+            evaluation = trainer.evaluate_now() if status == 0 else None
     finally:
         trainer.metrics.close()
     return Trained(
@@ -229,7 +244,10 @@ def _fit(trainer: Trainer, console: Console | None) -> Trained:
         seconds,
         evaluation,
         trainer.envs.reward_threshold,
-        status,
+        trainer.signals.exit_status,
+        trainer.steps >= trainer.plan.total,
+        trainer.saved_step,
+        trainer.resume_command,
     )
 
 

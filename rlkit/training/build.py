@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,11 +14,13 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from rlkit.agent import Agent, Setting
-from rlkit.envs.make import evaluation_options, make_envs
+from rlkit.envs.make import evaluation_options, make_envs, rendering_options
 from rlkit.envs.names import resolve, runs_code
 from rlkit.envs.pixels import Pixels
 from rlkit.envs.vector import Envs
-from rlkit.errors import UsageError
+from rlkit.envs.workers import WorkerLimits
+from rlkit.errors import RlkitWarning, RunError, UsageError
+from rlkit.interval import Interval
 from rlkit.networks.convs import warn_of_batch_norm
 from rlkit.recipe import Option, Recipe
 from rlkit.registry import AGENTS, unknown
@@ -27,6 +30,8 @@ from rlkit.run.folder import CONFIG, CONFIG_LIMIT, RunFolder
 from rlkit.training.evaluation import Evaluation, play
 from rlkit.training.options import RunOptions
 from rlkit.training.trainer import Plan, Trainer
+from rlkit.training.video import FOLDER as VIDEOS
+from rlkit.training.video import record, require_encoder
 
 EnvLike = str | Callable[[], gym.Env[Any, Any]] | VectorEnv[Any, Any, Any]
 
@@ -205,8 +210,9 @@ def open_envs(
     pixels, stack = None, options.frame_stack
     if options.pixels:
         pixels, stack = Pixels(frame_stack=stack or FRAMES), 1
+    limits = WorkerLimits(options.env_timeout, options.restart_workers)
     return make_envs(
-        env, n, seed, vectorization, options.strict, env_options, pixels, max(1, stack)
+        env, n, seed, vectorization, options.strict, env_options, pixels, max(1, stack), limits
     )
 
 
@@ -230,10 +236,11 @@ def make_agent(agent_type: type[Agent], recipe: Recipe, envs: Envs, options: Run
 
 
 def plan(total: int, options: RunOptions) -> Plan:
+    every = options.save_every
     return Plan(
         total,
         eval_every=options.eval_every or -(-total // EVALS_PER_RUN),
-        checkpoint_every=options.checkpoint_every or -(-total // CHECKPOINTS_PER_RUN),
+        save_every=every if every.amount else Interval(-(-total // CHECKPOINTS_PER_RUN)),
     )
 
 
@@ -254,7 +261,7 @@ def make_trainer(
 ) -> Trainer:
     """The trainer of a run; it evaluates on environments of its own, where they can be made."""
 
-    def evaluate(step: int) -> Evaluation:
+    def evaluate(step: int, look_up: Callable[[], None]) -> Evaluation:
         episodes = options.eval_episodes
         if step < total:
             episodes = min(episodes, EPISODES_ON_THE_WAY)
@@ -262,12 +269,51 @@ def make_trainer(
         n, vectorization = min(episodes, EVAL_ENVS), _eval_vectorization(options)
         told = evaluation_options(env, env_options)
         with open_envs(env, n, seed, options, told, vectorization) as envs:
-            return play(agent, envs, episodes, seed)
+            evaluation = play(agent, envs, episodes, seed, look_up)
+        if options.video:
+            path = folder.path / VIDEOS / f"step-{step:012d}.mp4"
+            try:
+                film(agent, env, options, told, seed, path, look_up)
+            except RunError as error:  # a full disk stops no training
+                warnings.warn(str(error), RlkitWarning, stacklevel=2)
+        return evaluation
 
     can_evaluate = not isinstance(env, VectorEnv)
     return Trainer(
         agent, envs, plan(total, options), folder, evaluate if can_evaluate else None, start
     )
+
+
+def film(
+    agent: Agent,
+    env: EnvLike,
+    options: RunOptions,
+    env_options: Mapping[str, Any],
+    seed: int,
+    path: Path,
+    look_up: Callable[[], None] = lambda: None,
+) -> None:
+    """Play one greedy episode into an MP4 file.
+
+    Raises UsageError where that can't be, RunError where the file can't be written.
+    """
+    with filmed_envs(env, options, env_options) as envs:
+        record(agent, envs, seed, path, look_up)
+
+
+def filmed_envs(env: EnvLike, options: RunOptions, env_options: Mapping[str, Any]) -> Envs:
+    """One environment that draws; raises UsageError where it doesn't, or nothing can encode it."""
+    require_encoder()
+    if isinstance(env, VectorEnv):
+        raise UsageError("a vector environment of your own can't be filmed; leave --video out")
+    envs = open_envs(env, 1, None, options, rendering_options(env, env_options), "sync")
+    if not envs.draws:
+        envs.close()
+        raise UsageError(
+            f"env {envs.id} draws nothing to record; make it with render_mode='rgb_array', or "
+            "leave --video out"
+        )
+    return envs
 
 
 def _eval_vectorization(options: RunOptions) -> Any:

@@ -21,14 +21,18 @@ class Episodes:
         self.recent: deque[tuple[float, int]] = deque(maxlen=WINDOW)
 
     def add(self, step: Step) -> list[tuple[float, int]]:
-        """The (return, length) of each episode that ended in this step."""
+        """The (return, length) of each episode that ended in this step.
+
+        Those that were lost with a worker process are no measure of the agent, and left out.
+        """
         self.running_return += step.reward * step.valid
         self.running_length += step.valid
         ended = step.terminated | step.truncated
         if not np.count_nonzero(ended):
             return []
         index = ended.nonzero()[0]
-        finished = [(float(self.running_return[i]), int(self.running_length[i])) for i in index]
+        told = index if step.lost is None else index[~step.lost[index]]
+        finished = [(float(self.running_return[i]), int(self.running_length[i])) for i in told]
         self.running_return[index] = 0
         self.running_length[index] = 0
         self.recent.extend(finished)

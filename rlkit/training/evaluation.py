@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,14 @@ class Evaluation:
         return float(np.std(self.returns))
 
 
-def play(agent: Agent, envs: Envs, episodes: int, seed: int) -> Evaluation:
-    """Play `episodes` greedy episodes.
+def play(
+    agent: Agent,
+    envs: Envs,
+    episodes: int,
+    seed: int,
+    look_up: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Play `episodes` greedy episodes; `look_up` is called at each step, and may raise.
 
     Each environment gives the first episode after its reset, in as many rounds as it takes: to
     collect whichever episodes end first would favour short ones.
@@ -48,7 +54,7 @@ def play(agent: Agent, envs: Envs, episodes: int, seed: int) -> Evaluation:
     capped = 0
     obs = envs.reset(seed)
     while True:
-        gain, length, cut = _round(agent, envs, obs)
+        gain, length, cut = _round(agent, envs, obs, look_up)
         wanted = min(envs.n, episodes - len(returns))
         returns += gain[:wanted].tolist()
         lengths += length[:wanted].tolist()
@@ -58,7 +64,9 @@ def play(agent: Agent, envs: Envs, episodes: int, seed: int) -> Evaluation:
         obs = envs.reset()
 
 
-def _round(agent: Agent, envs: Envs, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _round(
+    agent: Agent, envs: Envs, obs: np.ndarray, look_up: Callable[[], None]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns, lengths, and whether it was cut short, of one episode of each environment."""
     gain, length = np.zeros(envs.n), np.zeros(envs.n, dtype=np.int64)
     playing = np.ones(envs.n, dtype=np.bool_)
@@ -71,5 +79,6 @@ def _round(agent: Agent, envs: Envs, obs: np.ndarray) -> tuple[np.ndarray, np.nd
         playing &= ~(step.terminated | step.truncated)
         if not playing.any():
             break
+        look_up()
         obs = step.next_obs
     return gain, length, playing

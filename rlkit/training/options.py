@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rlkit.recipe import check_fields, option
+from rlkit.errors import UsageError
+from rlkit.interval import Interval
+from rlkit.recipe import as_json, check_fields, option
 from rlkit.registry import unknown
 
 
@@ -20,7 +22,13 @@ class RunOptions:
     vectorization: str = option(
         "auto",
         "how the environments step together",
-        choices=("auto", "compiled", "native", "sync", "async"),
+        choices=("auto", "compiled", "model", "native", "sync", "async"),
+    )
+    env_timeout: float = option(
+        300.0, "seconds for a step or reset of an async environment; 0: no limit", low=0
+    )
+    restart_workers: int = option(
+        0, "how many async environments that die or hang a run may start anew", low=0
     )
     pixels: bool = option(False, "learn from what the environment renders, 84 x 84 and grey")
     frame_stack: int = option(
@@ -28,12 +36,25 @@ class RunOptions:
     )
     eval_every: int = option(0, "steps between evaluations; 0: a fifth of the run", low=0)
     eval_episodes: int = option(100, "greedy episodes of the last evaluation", low=1)
-    checkpoint_every: int = option(0, "steps between checkpoints; 0: a tenth of the run", low=0)
+    save_every: Interval = option(
+        "0", "steps or time between checkpoints, such as 50000 or 10min; 0: a tenth of the run"
+    )
+    video: bool = option(False, "record an episode of each evaluation as MP4, in the run folder")
     threads: int = option(1, "CPU threads that torch and NumPy compute with", low=1)
     strict: bool = option(False, "an observation outside its space is an error, not a warning")
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.restart_workers and self.vectorization != "async":
+            raise UsageError(
+                f"restart_workers (--restart-workers) is {self.restart_workers}, and with "
+                f"vectorization {self.vectorization} there are no workers; use --vectorization "
+                "async, or leave it out"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as JSON values."""
+        return as_json(self)
 
 
 def run_options(given: Mapping[str, Any]) -> RunOptions:

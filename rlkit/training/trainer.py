@@ -13,19 +13,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rlkit.agent import Agent, Metric
 from rlkit.carry import mapped, renewed
+from rlkit.envs.foreign import describe
 from rlkit.envs.vector import Envs
-from rlkit.errors import CheckpointError, EnvError, RlkitWarning, RunError
+from rlkit.errors import CheckpointError, EnvError, RlkitError, RlkitWarning, RunError
+from rlkit.interval import Interval
 from rlkit.packing import described
 from rlkit.run.checkpoint import mark_best, save_checkpoint
-from rlkit.run.folder import RunFolder
+from rlkit.run.folder import RunFolder, versions
 from rlkit.run.metrics import Metrics
 from rlkit.run.progress import Progress
 from rlkit.run.signals import StopSignals
+from rlkit.training.black_box import BlackBox, Refused
 from rlkit.training.episodes import Episodes
 from rlkit.training.evaluation import Evaluation
+from rlkit.training.resumption import resume_command
+from rlkit.training.saving import SaveTimes
 
 LOGS_PER_RUN = 100
 
@@ -39,7 +45,7 @@ class Plan:
 
     total: int
     eval_every: int
-    checkpoint_every: int
+    save_every: Interval
 
     @property
     def log_every(self) -> int:
@@ -47,7 +53,10 @@ class Plan:
 
 
 class Trainer:
-    """Trains `agent` on `envs` and leaves what happened in `folder`."""
+    """Trains `agent` on `envs` and leaves what happened in `folder`.
+
+    Train and evaluate within `watched`.
+    """
 
     def __init__(
         self,
@@ -55,11 +64,14 @@ class Trainer:
         envs: Envs,
         plan: Plan,
         folder: RunFolder,
-        evaluate: Callable[[int], Evaluation] | None,
+        evaluate: Callable[[int, Callable[[], None]], Evaluation] | None,
         start: int = 0,
     ) -> None:
         self.agent, self.envs, self.plan, self.folder = agent, envs, plan, folder
-        self.evaluate = evaluate  # plays the agent as it is at a step; None: nothing to play on
+        # Plays the agent as it is at a step, and calls what it is given again and again; None:
+        # nothing to play on
+        self.evaluate = evaluate
+        self.signals = StopSignals()
         self._obs = envs.reset()
         self.episodes = Episodes(envs.n)
         self.metrics = Metrics(folder, resume_step=start or None)
@@ -68,20 +80,49 @@ class Trainer:
         self._carry = agent.initial_carry(envs.n)
         self._update_metrics: dict[str, Metric] = {}
         self._saved: tuple[int, Path] | None = None  # the newest checkpoint's step and place
+        self.saved_step = start or None  # the same step, also of the process that was resumed
+        self._save_times = SaveTimes(plan.save_every, start)
+        self._black_box = BlackBox(envs.obs_space, envs.n, self._carry)
+        self._sent: NDArray[Any] | None = None  # the action that the environments are at
+        self._evaluation_due = False  # a signal broke one off
+        self._evidence = ""  # where the last steps before an error are
+        self.resume_command = resume_command(folder)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Within, a SIGINT or SIGTERM ends training and evaluating early, and a second SIGINT at
+        once; an error says where the run stopped, and what is left of it and where."""
+        try:
+            with self.signals:
+                yield
+        except RlkitError as error:
+            kind = EnvError if isinstance(error, EnvError) else RunError
+            raise kind(f"{error} ({self._left()})") from error
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(self._left()) from stop
+        except Exception:  # a defect, or memory that ran out: its type is for the caller to see
+            warnings.warn(f"the run stopped: {self._left()}", RlkitWarning, stacklevel=2)
+            raise
 
     def fit(self, progress: Progress | None = None) -> int:
-        """Train to the plan's end, or to a SIGINT or SIGTERM; returns the exit status.
+        """Train to the plan's end, or to a signal; returns the exit status.
 
         Saves a checkpoint at the end either way. On an environment's or an update's error nothing
-        is saved over the last good checkpoint, and the error is passed on with the step.
+        is saved over the last good checkpoint, the last steps are written to the run's folder (see
+        rlkit.training.black_box), and the error is passed on.
         """
-        with StopSignals() as signals, _quiet_collector(), self._located_errors():
+        with _quiet_collector():
             log_at = self._next(self.plan.log_every)
             eval_at = self._next(self.plan.eval_every)
-            save_at = self._next(self.plan.checkpoint_every)
             self._mark_time()
-            while self.steps < self.plan.total and signals.received is None:
-                self._step()
+            if self._evaluation_due:
+                self.evaluate_now()
+            while self.steps < self.plan.total and not self._stopping():
+                try:
+                    self._step()
+                except Exception as error:
+                    self._open_black_box(error)
+                    raise
                 if self.steps >= log_at:
                     self._log(progress)
                     log_at = self._next(self.plan.log_every)
@@ -89,23 +130,32 @@ class Trainer:
                     if self.steps < self.plan.total:
                         self.evaluate_now()
                     eval_at = self._next(self.plan.eval_every)
-                if self.steps >= save_at:
+                if self._save_times.due(self.steps):
                     self.save()
-                    save_at = self._next(self.plan.checkpoint_every)
             self.save()
-            return signals.exit_status
+            return self.signals.exit_status
+
+    def _stopping(self) -> bool:
+        return self.signals.received is not None
+
+    def _break_off(self) -> None:
+        if self._stopping():
+            raise _BrokenOffError
 
     def _step(self) -> None:
         agent = self.agent
         agent.clock.progress = self.steps / self.plan.total
         action, carry = agent.act(self._obs, self._carry, mask=self.envs.mask)
+        self._sent = action
         step = self.envs.step(action)
+        self._sent = None
         step.carry = self._carry
         agent.memory.add(step)
         if carry is not None:
             self._carry = renewed(carry, torch.from_numpy(step.begins))
         self._obs = step.next_obs
         self.steps += self.envs.n
+        self._black_box.add(step)
         if ended := self.episodes.add(step):
             # One record for those that ended together: hundreds of environments would write more
             # than they learn.
@@ -129,6 +179,8 @@ class Trainer:
         self._mark_time()
         mean_return, mean_length = self.episodes.means()
         scalars: dict[str, float] = {"time/fps": fps}
+        if self.envs.restarts:
+            scalars["time/worker_restarts"] = self.envs.restarts
         if mean_return is not None and mean_length is not None:
             scalars["rollout/ep_rew_mean"] = mean_return
             scalars["rollout/ep_len_mean"] = mean_length
@@ -138,11 +190,21 @@ class Trainer:
             progress.update(self.steps, mean_return, mean_length, fps)
 
     def evaluate_now(self) -> Evaluation | None:
-        """Play the agent as it is; log the result, and keep the checkpoint if it is the best."""
+        """Play the agent as it is; log the result, and keep the checkpoint if it is the best.
+
+        None where there is nothing to play on, and where a signal broke the evaluation off.
+        """
         if self.evaluate is None:
             return None
         since = time.perf_counter()
-        evaluation = self.evaluate(self.steps)
+        self._evaluation_due = True
+        try:
+            evaluation = self.evaluate(self.steps, self._break_off)
+        except _BrokenOffError:
+            return None
+        except EnvError as error:
+            raise EnvError(f"in the evaluation, {error}") from error
+        self._evaluation_due = False
         if evaluation.capped:
             warnings.warn(
                 f"{evaluation.capped} of {len(evaluation.returns)} evaluation episodes did not end "
@@ -165,10 +227,12 @@ class Trainer:
 
     def save(self, best: bool = False) -> None:
         """Save a checkpoint; a disk that doesn't take it costs a warning, not the training."""
+        self._save_times.saved(self.steps)
         try:
             if best or self._saved is None or self._saved[0] != self.steps:
                 path = save_checkpoint(self.folder, self.steps, self.get_state(), about(self.agent))
                 self._saved = self.steps, path
+                self.saved_step = self.steps
             if best:
                 mark_best(self._saved[1])
         except CheckpointError as error:
@@ -184,6 +248,7 @@ class Trainer:
             "steps": self.steps,
             "total": self.plan.total,
             "best": self.best,
+            "evaluation_due": self._evaluation_due,
         }
 
     def set_state(self, state: dict[str, Any]) -> bool:
@@ -192,6 +257,7 @@ class Trainer:
         self.episodes.set_state(state["episodes"])
         self._update_metrics = state["update_metrics"]
         self.steps, self.best = state["steps"], state["best"]
+        self._evaluation_due = state.get("evaluation_due", False)
         if state["envs"] is None:
             self.episodes.forget_running()
             self.agent.memory.restart()
@@ -201,15 +267,37 @@ class Trainer:
         self._carry = mapped(lambda x: x.to(device), state["carry"])
         return True
 
-    @contextmanager
-    def _located_errors(self) -> Iterator[None]:
-        """Say where a run stopped and what is left of it."""
+    def _open_black_box(self, error: Exception) -> None:
+        """Write down what led to `error`, as far as the disk takes it."""
+        refused = None
+        if self._sent is not None:
+            refused = Refused(self._obs, self._sent, self.envs.returned)
+        told = {
+            "run": str(self.folder.path),
+            "step": self.steps,
+            "saved_step": self.saved_step,
+            "go_on": self.resume_command if self.saved_step is not None else None,
+            "agent": self.agent.name,
+            "env": self.envs.id,
+            "versions": versions(),
+        }
         try:
-            yield
-        except RunError as error:
-            kind = EnvError if isinstance(error, EnvError) else RunError
-            kept = f"step {self._saved[0]} is saved" if self._saved else "nothing was saved yet"
-            raise kind(f"{error} (step {self.steps} of {self.folder.path}; {kept})") from error
+            path = self._black_box.write(self.folder.path, self.steps, error, refused, told)
+            self._evidence = f"the last steps are in {path}"
+        except Exception as failure:  # must not hide what it was to explain
+            self._evidence = f"the last steps could not be written: {describe(failure)}"
+
+    def _left(self) -> str:
+        """Where the run is, what of it is saved, how to go on from there, and what went wrong."""
+        saved = "nothing was saved yet"
+        if self.saved_step is not None:
+            saved = f"step {self.saved_step} is saved, go on with: {self.resume_command}"
+        parts = [f"step {self.steps} of {self.folder.path}", saved, self._evidence]
+        return "; ".join(part for part in parts if part)
+
+
+class _BrokenOffError(Exception):
+    """A signal ended an evaluation."""
 
 
 def about(agent: Agent) -> dict[str, str]:

@@ -100,7 +100,7 @@ def train(case: str, steps: int, seed: int, every: int = 0, probe: Probe | None 
     about = CASES[case]
     changes = EQUAL[about.agent] | {"envs": about.envs, "steps": steps}
     agent = AGENTS.get(about.agent, about.agent)
-    how = {"seed": seed, "checkpoint_every": steps}
+    how = {"seed": seed, "save_every": steps}
     return _train(agent, about.env, changes, how, every, probe)
 
 
