@@ -16,39 +16,39 @@ from rlkit.mdp.bellman import (
     rounding,
     state_max,
 )
-from rlkit.mdp.bounds import Certifier
+from rlkit.mdp.bounds import Bounds, Certifier
+from rlkit.mdp.goal import Goal
 from rlkit.mdp.graph import proper_choice
 from rlkit.mdp.linear import policy_values
 from rlkit.mdp.model import MDP, FloatArray, IntArray
-from rlkit.mdp.solver import Outcome, exact_solver
+from rlkit.mdp.solver import exact_solver
 
 # A sweep of T_π costs a fraction of one of T. More of them pay while the policy no longer moves.
 EVALUATION_SWEEPS = 50
 
 
 @exact_solver("modified-policy-iteration")
-def modified_policy_iteration(mdp: MDP, tol: float) -> Outcome:
-    """Solve `mdp` to ‖values − V*‖∞ ≤ tol by modified policy iteration; see `rlkit.solve`."""
-    certify = Certifier(mdp, tol, 1 + EVALUATION_SWEEPS)
+def modified_policy_iteration(mdp: MDP, goal: Goal) -> Bounds:
+    """Solve `mdp` to ‖values − V*‖∞ ≤ goal.tol by modified policy iteration; see `rlkit.solve`."""
+    certify = Certifier(mdp, goal, 1 + EVALUATION_SWEEPS)
     # Far from any reward all actions tie at first: there this policy at least gets somewhere.
     policy = proper_choice(mdp)
     V = values_from_below(mdp, policy)
-    sweeps = 0
     while True:
         # π(s) = argmax_a Q(s, a), Q(s, a) = r(s, a) + γ Σ_s' p(s' | s, a) V(s')
         Q = q_values(mdp, V)
         TV = state_max(mdp, Q)
-        sweeps += 1
+        goal.sweeps += 1
         bounds = certify(V, Q, TV)
         if bounds is not None:
-            return Outcome(bounds, sweeps)
+            return bounds
         policy = greedy(mdp, Q, rounding(mdp, V), incumbent=policy)
         P_pi, r_pi = policy_matrix(mdp, policy), policy_rewards(mdp, policy)
         V = TV
         for _ in range(EVALUATION_SWEEPS):
             # V ← T_π V = r_π + γ P_π V
             V = r_pi + mdp.gamma * (P_pi @ V)
-        sweeps += EVALUATION_SWEEPS
+        goal.sweeps += EVALUATION_SWEEPS
 
 
 def values_from_below(mdp: MDP, proper: IntArray) -> FloatArray:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import numpy as np
 
 from rlkit.mdp.bellman import greedy, policy_rewards, q_values, rounding, state_max
-from rlkit.mdp.bounds import Certifier
+from rlkit.mdp.bounds import Bounds, Certifier
+from rlkit.mdp.goal import Goal
 from rlkit.mdp.graph import proper_choice
 from rlkit.mdp.linear import policy_values
 from rlkit.mdp.model import MDP
-from rlkit.mdp.solver import Outcome, exact_solver
+from rlkit.mdp.solver import exact_solver
 
 
 @exact_solver("policy-iteration")
-def policy_iteration(mdp: MDP, tol: float) -> Outcome:
-    """Solve `mdp` to ‖values − V*‖∞ ≤ tol by Howard's policy iteration; see `rlkit.solve`."""
-    certify = Certifier(mdp, tol)
+def policy_iteration(mdp: MDP, goal: Goal) -> Bounds:
+    """Solve `mdp` to ‖values − V*‖∞ ≤ goal.tol by Howard's policy iteration; see `rlkit.solve`."""
+    certify = Certifier(mdp, goal)
     policy = proper_choice(mdp)
     seen: set[int] = set()
     while True:
@@ -27,9 +28,11 @@ def policy_iteration(mdp: MDP, tol: float) -> Outcome:
         V = policy_values(mdp, policy, policy_rewards(mdp, policy))
         # π'(s) = argmax_a r(s, a) + γ Σ_s' p(s' | s, a) V(s'), and π(s) where it is among them
         Q = q_values(mdp, V)
+        goal.note(V)
+        goal.sweeps += 1
         improved = greedy(mdp, Q, 4.0 * rounding(mdp, V), incumbent=policy)
         seen.add(hash(policy.tobytes()))
         # Values never fall, so a policy that comes back differs by nothing but rounding.
         if np.array_equal(improved, policy) or hash(improved.tobytes()) in seen:
-            return Outcome(certify.final(V, Q, state_max(mdp, Q)), len(seen))
+            return certify.final(V, Q, state_max(mdp, Q))
         policy = improved

@@ -26,6 +26,7 @@ from rlkit.experience.sequences import SequenceBatch, Sequences, SequenceSamplin
 from rlkit.exploration import EpsilonGreedy
 from rlkit.losses import greedy, squared
 from rlkit.networks.heads import Head
+from rlkit.networks.normalize import obs_normalizer
 from rlkit.networks.recurrent_q import RecurrentQ
 from rlkit.networks.target import TargetParameters
 from rlkit.networks.values import put, take
@@ -70,11 +71,18 @@ class R2D2Recipe(Recipe):
     exploration: Schedule = option(
         "1:0.04@0.16", "ε of the ε-greedy policy, falling over a share of the run", low=0, high=1
     )
+    exploration_spread: float = option(
+        0.0,
+        "α: environment i of N explores with ε^(1 + α·i/(N − 1)); 0: all with ε",
+        low=0,
+        high=100,
+    )
     optimizer: str = option(
         "adam", "optimiser", choices=("sgd", "momentum", "rmsprop", "adam", "adamw")
     )
     optimizer_eps: float = option(1e-5, "added to the optimiser's denominator", above=0)
     max_grad_norm: float = option(10.0, "the gradient's norm is clipped to this", above=0)
+    normalize_obs: bool = option(False, "scale observations by their running moments")
     encoder: str = option(
         "auto",
         "what sees images, windows and clips; auto: by the observation space",
@@ -125,10 +133,12 @@ class R2D2(Agent):
         assert isinstance(setting.action_space, spaces.Discrete)
         self.recipe = recipe
         n_actions = int(setting.action_space.n)
+        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs).to(setting.device)
         head = Head(dueling=recipe.dueling, hidden=recipe.head_hidden)
 
         def network() -> RecurrentQ:
-            return RecurrentQ(setting.obs_space, n_actions, recipe, head).to(setting.device)
+            net = RecurrentQ(self.normalizer.space, n_actions, recipe, head)
+            return net.to(setting.device)
 
         self.online, self.target = network(), network()
         self.flat = FlatParameters(self.online)
@@ -156,6 +166,9 @@ class R2D2(Agent):
             setting.frame_stack,
         )
         self.explore = EpsilonGreedy(n_actions, setting.n_envs, self.generator)
+        # of each environment's ε: some explore much, others little (Horgan et al. 2018, §4.1)
+        spread = torch.linspace(0, recipe.exploration_spread, setting.n_envs, device=setting.device)
+        self.exponents = 1 + spread  # (N,)
         self.parts = {
             "memory": self.memory,
             "optimizer": self.optimizer,
@@ -170,27 +183,29 @@ class R2D2(Agent):
     def act(
         self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
     ) -> tuple[Array, Carry]:
-        out, carry = self.online.step(as_tensor(obs, self.setting.device), carry)
+        seen = as_tensor(self.normalizer.forward(obs), self.setting.device)
+        out, carry = self.online.step(seen, carry)
         q = like(obs, out)  # (N, A)
         if not explore:
             return greedy(q, mask), carry
         progress = self.clock.progress
         self.memory.beta = self.recipe.importance_exponent(progress)
-        return self.explore(q, self.recipe.exploration(progress), mask), carry
+        epsilon = self.recipe.exploration(progress) ** like(q, self.exponents)  # (N,)
+        return self.explore(q, epsilon, mask), carry
 
     @torch.no_grad()
     def update(self, batch: SequenceBatch) -> dict[str, Metric]:
         recipe, burn_in, U = self.recipe, self.recipe.burn_in, self.recipe.unroll
         lr = recipe.learning_rate(self.clock.progress)
-        carry = batch.carry
+        obs, carry = self.normalizer.forward(batch.obs), batch.carry
         if burn_in:
-            before = batch.obs[:burn_in], carry, batch.reset[:burn_in]
+            before = obs[:burn_in], carry, batch.reset[:burn_in]
             _, carry = self.online.features(*before)  # by the present weights
         with torch.enable_grad():
-            out = self.online(batch.obs[burn_in:], carry, batch.reset[burn_in:])  # (U + n, B, A)
+            out = self.online(obs[burn_in:], carry, batch.reset[burn_in:])  # (U + n, B, A)
             learned = out[:U]
         q = out.detach()
-        q_target = self.target(batch.obs, batch.carry, batch.reset)[burn_in:]  # its own burn-in
+        q_target = self.target(obs, batch.carry, batch.reset)[burn_in:]  # its own burn-in
         mask = None if batch.mask is None else batch.mask[burn_in:]
         a_star = greedy(q if recipe.double else q_target, mask)  # (U + n, B)
         y = self._targets(batch, take(q_target, a_star))  # (U, B)
@@ -207,6 +222,7 @@ class R2D2(Agent):
         grad_norm = self.flat.clip_grad(recipe.max_grad_norm)
         self.optimizer.step(lr)
         self.follower.follow()
+        self.normalizer.include(batch.obs[:-1][batch.valid])
         error = delta.abs() * valid
         mean = error.sum(0) / valid.sum(0).clip(1)
         self.memory.update_priorities(batch.cell, ETA * error.amax(0) + (1 - ETA) * mean)

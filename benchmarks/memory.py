@@ -35,7 +35,7 @@ HIDDEN = [
         "hidden velocities, ppo conv1d over 8",
         "ppo",
         "cartpole-hidden",
-        {"core": "none", "encoder": "conv1d", "steps": 300_000},
+        {"core": "none", "encoder": "conv1d", "steps": 300_000, "gae_lambda": 0.95},
         {"frame_stack": 8},
     ),
     hidden("ppo", "none"),

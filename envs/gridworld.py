@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from rlkit.envs.gridmap import GridMap, load_map, random_map
+from rlkit.envs.limits import finite, probabilities, whole
 from rlkit.errors import UsageError
 from rlkit.mdp.draw_grid import GridLayout
 from rlkit.mdp.model import MDP
@@ -75,7 +76,9 @@ class GridWorld(gymnasium.Env[np.int64, np.int64]):
         seed: int = 0,
         render_mode: str | None = None,
     ) -> None:
-        _check_numbers(slip, step_cost, goal_reward, pit_reward, seed)
+        probabilities(slip=slip)
+        finite(step_cost=step_cost, goal_reward=goal_reward, pit_reward=pit_reward)
+        whole(0, seed=seed)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise UsageError(f"render_mode is {render_mode!r}; allowed: None, 'ansi', 'rgb_array'")
         self.render_mode = render_mode
@@ -172,7 +175,8 @@ class GridWorld(gymnasium.Env[np.int64, np.int64]):
         offsets = np.concatenate([[0], np.cumsum(np.where(self._terminal, 0, 4))])
         start = np.zeros(self.n_states)
         start[self._starts] = 1 / len(self._starts)
-        return MDP.from_pairs(P, r, offsets, gamma, np.tile(actions, len(inner)), start)
+        labels = np.tile(actions, len(inner))
+        return MDP.from_pairs(P, r, offsets, gamma, labels, start, copy=False)
 
     def grid_layout(self) -> GridLayout:
         """Where the states lie, for drawing a solution."""
@@ -215,19 +219,6 @@ class GridWorld(gymnasium.Env[np.int64, np.int64]):
         return picture
 
 
-def _check_numbers(
-    slip: float, step_cost: float, goal_reward: float, pit_reward: float, seed: int
-) -> None:
-    if not 0 <= slip <= 1:
-        raise UsageError(f"slip is {slip!r}; allowed: a probability, 0 to 1")
-    rewards = {"step_cost": step_cost, "goal_reward": goal_reward, "pit_reward": pit_reward}
-    for name, value in rewards.items():
-        if not math.isfinite(value):
-            raise UsageError(f"{name} is {value!r}; allowed: a finite number")
-    if seed < 0:
-        raise UsageError(f"seed is {seed!r}; allowed: a whole number, 0 or more")
-
-
 def _grid(
     map: str | os.PathLike[str] | Sequence[str] | None, size: int | None, seed: int
 ) -> GridMap:
@@ -237,8 +228,7 @@ def _grid(
         grid = load_map("two-ways" if map is None else map)
         _check_memory(grid.cells.size, "the map")
         return grid
-    if size < 2:
-        raise UsageError(f"size is {size!r}; allowed: a whole number, 2 or more")
+    whole(2, size=size)
     _check_memory(size**2, f"size {size}")
     return random_map(size, seed)
 

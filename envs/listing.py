@@ -11,7 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from rlkit.envs import atari
 from rlkit.envs.names import newest, unversioned
 from rlkit.envs.packages import ATARI, PACKAGES
-from rlkit.registry import ENVS
+from rlkit.registry import ENVS, MODELS, model_id
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,14 @@ def list_envs() -> list[ListedEnv]:
     to refuse them are left out. Nothing is imported: whether an environment can be made is told by
     whether the module that its family needs is there.
     """
-    own = {entry.id for entry in ENVS.values()}
     listed = [
         ListedEnv(name, entry.id, entry.summary, None) for name, entry in sorted(ENVS.items())
     ]
+    listed += [
+        ListedEnv(name, model_id(name), entry.summary, None)
+        for name, entry in sorted(MODELS.items())
+    ]
+    own = {each.id for each in listed}
     for package in PACKAGES:
         name = package.example.rpartition("-v")[0]
         needs = None if package.installed() else package.install

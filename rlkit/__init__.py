@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from rlkit.training.api import load as load
     from rlkit.training.api import resume as resume
     from rlkit.training.api import train as train
+    from rlkit.training.check import check as check
     from rlkit.training.export import export as export
 
 _HOME = {
     "MDP": "rlkit.mdp.model",
     "Solution": "rlkit.mdp.solution",
+    "check": "rlkit.training.check",
     "evaluate": "rlkit.training.api",
     "evaluate_policy": "rlkit.mdp.evaluation",
     "export": "rlkit.training.export",

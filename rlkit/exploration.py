@@ -20,8 +20,11 @@ class EpsilonGreedy:
         self.n_actions = n_actions
         self.noise = Noise(_uniform_pairs, n_envs, generator)
 
-    def __call__(self, q: Array, epsilon: float, mask: Array | None) -> Array:
-        """The actions (N,) int64 for the values q (N, A); mask (N, A) bool, None: all allowed."""
+    def __call__(self, q: Array, epsilon: float | Array, mask: Array | None) -> Array:
+        """The actions (N,) int64 for the values q (N, A); mask (N, A) bool, None: all allowed.
+
+        `epsilon` is of all environments or, (N,) of the kind of q, of each.
+        """
         xp = namespace(q)
         u = self.noise.next(q)  # (N, 2): whether to explore, and with which action
         if mask is None:

@@ -47,6 +47,19 @@ class EnvEntry:
     reward_threshold: float | None = None
 
 
+@dataclass(frozen=True)
+class ModelEntry:
+    """A finite MDP by name: `target` is "module:function", whose arguments are its options.
+
+    One of them is `gamma`; its default is the discount that the model is usually solved with.
+    `layout` is "module:function" of where its states lie on a grid, of some of the same options.
+    """
+
+    target: str
+    summary: str
+    layout: str | None = None
+
+
 AGENTS: dict[str, AgentEntry] = {
     "a2c": AgentEntry(
         "rlkit.agents.a2c:A2C",
@@ -73,6 +86,33 @@ AGENTS: dict[str, AgentEntry] = {
     "sac": AgentEntry(
         "rlkit.agents.sac:SAC", "soft actor-critic: twin critics, learned temperature", ("Box",)
     ),
+    "q-learning": AgentEntry(
+        "rlkit.agents.q_learning:QLearning", "Q-learning in a table", ("Discrete",)
+    ),
+    "double-q-learning": AgentEntry(
+        "rlkit.agents.double_q_learning:DoubleQLearning",
+        "two tables that value each other's choices",
+        ("Discrete",),
+    ),
+    "sarsa": AgentEntry("rlkit.agents.sarsa:SARSA", "SARSA in a table", ("Discrete",)),
+    "expected-sarsa": AgentEntry(
+        "rlkit.agents.expected_sarsa:ExpectedSARSA",
+        "SARSA with the next action's expectation",
+        ("Discrete",),
+    ),
+    "n-step-sarsa": AgentEntry(
+        "rlkit.agents.n_step_sarsa:NStepSARSA", "SARSA with returns over n steps", ("Discrete",)
+    ),
+    "monte-carlo": AgentEntry(
+        "rlkit.agents.monte_carlo:MonteCarlo",
+        "first-visit Monte Carlo control in a table",
+        ("Discrete",),
+    ),
+    "td-lambda": AgentEntry(
+        "rlkit.agents.td_lambda:TDLambda",
+        "state values of the random policy, with traces",
+        ("Discrete",),
+    ),
 }
 
 SOLVERS: dict[str, SolverEntry] = {
@@ -86,9 +126,35 @@ SOLVERS: dict[str, SolverEntry] = {
         "rlkit.agents.modified_policy_iteration:modified_policy_iteration",
         "policy iteration with a few evaluation sweeps",
     ),
+    "gauss-seidel": SolverEntry(
+        "rlkit.agents.gauss_seidel:gauss_seidel", "value iteration, each backup in place"
+    ),
+    "linear-programming": SolverEntry(
+        "rlkit.agents.linear_programming:linear_programming", "HiGHS, through SciPy"
+    ),
+    "inexact-policy-iteration": SolverEntry(
+        "rlkit.agents.inexact_policy_iteration:inexact_policy_iteration",
+        "compiled Gauss-Seidel and Krylov sweeps, as accurate as needed",
+    ),
+    "upwind-gauss-seidel": SolverEntry(
+        "rlkit.agents.upwind_gauss_seidel:upwind_gauss_seidel",
+        "a window of sweeps that slides away from the ends, once",
+    ),
+}
+
+# What else than the discounted or total reward can be maximised, by the option of `rlkit solve`.
+CRITERIA: dict[str, str] = {
+    "horizon": "rlkit.agents.backward_induction:backward_induction",
+    "average": "rlkit.agents.relative_value_iteration:relative_value_iteration",
 }
 
 ENVS: dict[str, EnvEntry] = {
+    "model": EnvEntry(
+        "rlkit/Model-v0",
+        "rlkit.envs.model_source:single",
+        "any finite MDP: --env-option source=FILE, a model or an environment that has one",
+        vector="rlkit.envs.model_source:vector",
+    ),
     "gridworld": EnvEntry(
         "rlkit/GridWorld-v0",
         "rlkit.envs.gridworld:GridWorld",
@@ -126,6 +192,63 @@ ENVS: dict[str, EnvEntry] = {
         reward_threshold=475.0,
     ),
 }
+
+MODELS: dict[str, ModelEntry] = {
+    "maze": ModelEntry(
+        "rlkit.envs.mazes:maze", "a perfect maze, by size and seed", "rlkit.envs.mazes:maze_layout"
+    ),
+    "frozen-lake": ModelEntry(
+        "rlkit.envs.grids:frozen_lake",
+        "Gymnasium's FrozenLake, of any size",
+        "rlkit.envs.grids:frozen_lake_layout",
+    ),
+    "cliff": ModelEntry(
+        "rlkit.envs.grids:cliff",
+        "Sutton and Barto's cliff, example 6.6",
+        "rlkit.envs.grids:cliff_layout",
+    ),
+    "windy-grid": ModelEntry(
+        "rlkit.envs.grids:windy_grid",
+        "Sutton and Barto's windy gridworld, example 6.5",
+        "rlkit.envs.grids:windy_grid_layout",
+    ),
+    "sutton-barto-3.5": ModelEntry(
+        "rlkit.envs.sutton_barto:example_3_5",
+        "Sutton and Barto's gridworld, examples 3.5 and 3.8",
+        "rlkit.envs.sutton_barto:example_3_5_layout",
+    ),
+    "sutton-barto-4.1": ModelEntry(
+        "rlkit.envs.sutton_barto:example_4_1",
+        "Sutton and Barto's gridworld, example 4.1",
+        "rlkit.envs.sutton_barto:example_4_1_layout",
+    ),
+    "russell-norvig": ModelEntry(
+        "rlkit.envs.grids:russell_norvig",
+        "Russell and Norvig's 4x3 world",
+        "rlkit.envs.grids:russell_norvig_layout",
+    ),
+    "jacks-car-rental": ModelEntry(
+        "rlkit.envs.sutton_barto:jacks_car_rental", "Sutton and Barto's car rental, example 4.2"
+    ),
+    "gambler": ModelEntry(
+        "rlkit.envs.sutton_barto:gambler", "Sutton and Barto's gambler's problem, example 4.3"
+    ),
+    "machine-replacement": ModelEntry(
+        "rlkit.envs.operations:machine_replacement", "Hillier and Lieberman's worn machine"
+    ),
+    "forest": ModelEntry("rlkit.envs.operations:forest", "forest management: wait, or cut"),
+    "inventory": ModelEntry(
+        "rlkit.envs.operations:inventory", "stochastic inventory control, after Puterman"
+    ),
+    "two-queues": ModelEntry("rlkit.envs.queues:two_queues", "two queues that share a server"),
+    "garnet": ModelEntry("rlkit.envs.random_models:garnet", "a random model, by size and seed"),
+    "chain": ModelEntry("rlkit.envs.random_models:chain", "Strens' chain, of any length"),
+}
+
+
+def model_id(name: str) -> str:
+    """The Gymnasium id of one of `MODELS` as an environment."""
+    return f"rlkit/{name}-v0"
 
 
 def load(target: str) -> Any:

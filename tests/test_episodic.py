@@ -11,10 +11,10 @@ from scipy.sparse.csgraph import dijkstra
 
 from rlkit import MDP, evaluate_policy, registry, solve
 from rlkit.envs.gridworld import GridWorld
-from rlkit.errors import ModelError, RunError
+from rlkit.errors import ModelError, RlkitWarning
 from rlkit.mdp.graph import proper_choice
 
-METHODS = sorted(registry.SOLVERS)
+METHODS = sorted(set(registry.SOLVERS) - {"linear-programming"})  # HiGHS takes minutes here
 
 
 def from_rows(rows, r, counts):
@@ -83,12 +83,12 @@ def test_a_chain_of_2000_states(method):
     assert solution.policy.tolist() == [1] * n + [-1]
 
 
-def test_the_tolerance_that_a_refusal_recommends_will_do():
+def test_the_tolerance_that_a_warning_recommends_will_do():
     mdp = GridWorld(size=50, step_cost=1e4).mdp(1.0)
     for method in METHODS:
-        with pytest.raises(RunError, match=r"give tol=") as refusal:
-            solve(mdp, method)
-        advised = float(str(refusal.value).split("give tol=")[1].split(" ")[0])
+        with pytest.warns(RlkitWarning, match=r"give tol=") as said:
+            assert 1e-6 < solve(mdp, method).error_bound < 1e-3
+        advised = float(str(said[0].message).split("give tol=")[1].split(" ")[0])
         assert solve(mdp, method, tol=advised).error_bound <= advised < 1e-3
 
 

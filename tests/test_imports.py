@@ -15,7 +15,10 @@ LAYERS = [
     ["rlkit.packing", "rlkit.carry"],
     ["rlkit.returns", "rlkit.losses", "rlkit.optim", "rlkit.mdp"],
     ["rlkit.networks", "rlkit.experience"],
-    ["rlkit.agent", "rlkit.actor_critic", "rlkit.recipe", "rlkit.exploration"],
+    [
+        *("rlkit.agent", "rlkit.actor_critic", "rlkit.recipe", "rlkit.exploration"),
+        *("rlkit.tables", "rlkit.control"),
+    ],
     ["rlkit.agents", "rlkit.envs", "rlkit.run"],
     ["rlkit.training"],
     ["rlkit.cli", "rlkit.__main__"],
@@ -95,7 +98,8 @@ def test_neighbours_that_may_not_know_each_other_do_not():
 
 
 def test_one_agent_does_not_import_another():
-    """But for Rainbow, which is DQN with other defaults and no code of its own."""
+    """But for Rainbow, which is DQN with other defaults and no code of its own, and for agents that
+    have another's hyperparameters."""
     found = {
         f"{name} imports {'.'.join(target.split('.')[:3])}"
         for name, path in modules().items()
@@ -103,7 +107,12 @@ def test_one_agent_does_not_import_another():
         for target in imports(path)
         if target.startswith("rlkit.agents.")
     }
-    assert found == {"rlkit.agents.rainbow imports rlkit.agents.dqn"}
+    of_recipes = {"rainbow": "dqn"} | dict.fromkeys(
+        ("double_q_learning", "expected_sarsa", "sarsa"), "q_learning"
+    )
+    assert found == {
+        f"rlkit.agents.{one} imports rlkit.agents.{other}" for one, other in of_recipes.items()
+    }
 
 
 @pytest.mark.parametrize("package", ["rlkit.envs", "rlkit.mdp"])

@@ -376,6 +376,44 @@ def test_epsilon_greedy_over_the_allowed_actions():
             assert np.array_equal(agent.act(SEEN, carry, explore, some)[0], expected)
 
 
+def test_each_environment_explores_with_an_epsilon_of_its_own():
+    """ε^(1 + α·i/(N − 1)), as Horgan et al. 2018 give their actors, Kapturowski et al. 2019 too."""
+    N, calls = 4, 4000
+    agent = agent_for(n=N, exploration="0.4", exploration_spread=7)
+    obs, carry = np.repeat(SEEN[:1], N, 0), agent.initial_carry(N)
+    best = agent.act(obs, carry, explore=False)[0]
+    others = sum((agent.act(obs, carry)[0] != best).astype(int) for _ in range(calls))
+    expected = 0.75 * 0.4 ** np.array([1, 1 + 7 / 3, 1 + 14 / 3, 8])  # of 4 actions one is greedy
+    deviation = np.sqrt(calls * expected * (1 - expected))
+    assert (abs(others - calls * expected) < 4 * deviation + 1).all()
+    alone = agent_for(n=1, exploration="0.4", exploration_spread=7)
+    assert alone.exponents.tolist() == [1]
+
+
+def test_observations_are_normalised_by_what_was_seen_so_far():
+    """It acts and learns as a plain agent does that is given them on the scale of those before."""
+    changes = {"burn_in": 3, "unroll": 6, "n_step": 3}
+    agent, plain = agent_for(normalize_obs=True, **changes), agent_for(**changes)
+    generator, carry = torch.Generator().manual_seed(3), agent.initial_carry(2)
+    mean, deviation, seen = torch.zeros(3), torch.ones(3), []
+    for _ in range(4):
+        scaled = (torch.from_numpy(SEEN) - mean) / deviation
+        _, after = agent.act(SEEN, carry)
+        _, wanted = plain.act(scaled.numpy(), carry)
+        torch.testing.assert_close(after, wanted, rtol=0, atol=1e-4)
+        batch = random_batch(generator, agent.recipe)
+        raw = 3 * batch.obs + torch.tensor([5.0, 0.0, -2.0])
+        batch.obs = (raw - mean) / deviation
+        plain.update(batch)
+        batch.obs = raw
+        agent.update(batch)
+        torch.testing.assert_close(flat(agent.online), flat(plain.online), rtol=0, atol=1e-4)
+        seen.append(raw[:-1][batch.valid])
+        mean, deviation = torch.cat(seen).mean(0), torch.cat(seen).std(0, correction=0)
+    moved = flat(agent.online) - flat(agent_for(**changes).online)
+    assert moved.abs().max() > 4e-3
+
+
 def test_acting_greedily_draws_nothing_and_carries_on():
     agent = agent_for()
     carry = agent.initial_carry(2)

@@ -171,13 +171,33 @@ def test_q_is_one_bellman_backup_of_the_values(method):
             assert table[state, action] == pytest.approx(expected, abs=1e-12)
 
 
-def test_auto_names_what_it_took():
-    mdp = sutton_barto_3_5()
-    assert solve(mdp).method == "policy-iteration"
-    big = deterministic(open_grid(32), -np.ones((1024, 4)), 0.9, terminal=[0])
-    assert solve(big).method == "modified-policy-iteration"
+def test_auto_names_what_it_took_and_why():
+    small = solve(sutton_barto_3_5())
+    assert small.method == "policy-iteration"
+    assert small.reason.startswith("25 states and 100 transitions are few")
+    grid = deterministic(open_grid(50), -np.ones((2500, 4)), 0.9, terminal=[0])
+    assert solve(grid).method == "upwind-gauss-seidel"
+    assert "where episodes end" in solve(grid).reason
+    endless = deterministic(open_grid(50), -np.arange(10_000.0).reshape(2500, 4), 0.9)
+    assert solve(endless).method == "inexact-policy-iteration"
+    assert solve(endless, "value-iteration").reason == "it was asked for"
+    for mdp in (grid, endless):
+        np.testing.assert_allclose(
+            solve(mdp).values, solve(mdp, "policy-iteration").values, rtol=0, atol=2e-6
+        )
+
+
+def test_auto_takes_a_rough_ride_elsewhere_and_says_so():
+    # Half of the moves are undone: no order has a downstream side.
+    n = 3000
+    P = csr_array((n, n), dtype=float).tolil()
+    P[np.arange(n - 1), np.arange(1, n)] = 0.55
+    P[np.arange(1, n), np.arange(n - 1)] = 0.45
+    mdp = MDP.from_pairs(csr_array(P), -np.ones(n), np.arange(n + 1), 0.999)
+    solution = solve(mdp)
+    assert "against the flow: inexact policy iteration" in solution.reason
     np.testing.assert_allclose(
-        solve(big).values, solve(big, "policy-iteration").values, rtol=0, atol=2e-6
+        solution.values, solve(mdp, "policy-iteration").values, rtol=0, atol=2e-6
     )
 
 

@@ -1,4 +1,4 @@
-"""`rlkit list agents|solvers|envs|runs`."""
+"""`rlkit list agents|solvers|models|envs|runs`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import click
 from rich.table import Table
 
 from rlkit.cli.output import console, emit_json, json_option
-from rlkit.registry import AGENTS, SOLVERS
+from rlkit.registry import AGENTS, MODELS, SOLVERS
 
-KINDS = ("agents", "solvers", "envs", "runs")
+KINDS = ("agents", "solvers", "models", "envs", "runs")
 
 
 @click.command()
@@ -19,7 +19,7 @@ KINDS = ("agents", "solvers", "envs", "runs")
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Where the runs are.")
 @json_option
 def command(kind: str, run_dir: Path | None, as_json: bool) -> None:
-    """List what there is: agents, solvers, envs or runs."""
+    """List what there is: agents, solvers, models, envs or runs."""
     rows = _ROWS[kind](run_dir)
     if not rows:
         console(as_json).print(f"no {kind} yet")
@@ -61,6 +61,19 @@ def _solvers(run_dir: Path | None) -> list[dict[str, Any]]:
     return [{"solver": name, "what": entry.summary} for name, entry in SOLVERS.items()]
 
 
+def _models(run_dir: Path | None) -> list[dict[str, Any]]:
+    from rlkit.envs.models import model_options
+
+    return [
+        {
+            "model": name,
+            "what": entry.summary,
+            "options": ", ".join(model_options(name)) or None,
+        }
+        for name, entry in MODELS.items()
+    ]
+
+
 def _envs(run_dir: Path | None) -> list[dict[str, Any]]:
     from rlkit.envs.listing import list_envs
 
@@ -93,4 +106,10 @@ def _runs(run_dir: Path | None) -> list[dict[str, Any]]:
     ]
 
 
-_ROWS = {"agents": _agents, "solvers": _solvers, "envs": _envs, "runs": _runs}
+_ROWS = {
+    "agents": _agents,
+    "solvers": _solvers,
+    "models": _models,
+    "envs": _envs,
+    "runs": _runs,
+}

@@ -1,42 +1,64 @@
-"""`rlkit solve ENV`: a finite MDP's optimal values and policy, with certified bounds."""
+"""`rlkit solve MODEL`: a finite MDP's optimal values and policy, with certified bounds."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import gymnasium as gym
 
 from rlkit.cli.output import console, emit_json, json_option
+from rlkit.cli.show import show_solution, summary
+from rlkit.cli.train import EnvOption
 from rlkit.envs.gridmap import NAMED_MAPS
+from rlkit.envs.limits import flags
 from rlkit.envs.make import make_env
-from rlkit.envs.names import ResolvedEnv, resolve
+from rlkit.envs.models import Model, make_model
+from rlkit.envs.names import ResolvedEnv, resolve, unversioned
 from rlkit.errors import UsageError
-from rlkit.mdp.draw_grid import GridLayout, layout_of
+from rlkit.mdp.criteria import AverageSolution, FiniteHorizonSolution
+from rlkit.mdp.draw_grid import layout_of
+from rlkit.mdp.formats import is_model_file
+from rlkit.mdp.formats import load as load_file
 from rlkit.mdp.model import MDP
 from rlkit.mdp.plot import check_plot, plot
 from rlkit.mdp.solution import Solution
 from rlkit.mdp.solve import solve
-from rlkit.mdp.terminal import draw
-from rlkit.registry import ENVS, SOLVERS
+from rlkit.registry import CRITERIA, ENVS, MODELS, SOLVERS, did_you_mean, load, unknown
 
 _DEFAULTS = {name: about.default for name, about in inspect.signature(solve).parameters.items()}
-_LISTED_STATES = 20  # of a model that is no grid
-_WIDEST = 120  # columns that a drawing may take
+_GAMMA = 0.99
+_FILE_OPTIONS = ("costs", "goal", "rewards")
 
 
-@click.command(name="solve", epilog="Example: rlkit solve gridworld --slip 0.1 --plot grid.png")
-@click.argument("env")
+@click.command(
+    name="solve",
+    epilog="""
+    \b
+    Examples:
+    rlkit solve gridworld --slip 0.1 --plot grid.png
+    rlkit solve jacks-car-rental --policy
+    rlkit solve maze --size 30 --gamma 0.999
+    rlkit solve forest --env-option ages=50 --average
+    rlkit solve model.drn --env-option rewards=energy --env-option costs=True
+    """,
+)
+@click.argument("env", metavar="MODEL")
 @click.option(
     "--map", "map_", metavar="FILE", help=f"gridworld: a text file, or {', '.join(NAMED_MAPS)}."
 )
 @click.option("--size", type=int, metavar="N", help="gridworld: a random maze of N x N cells.")
 @click.option("--slip", type=float, metavar="P", help="gridworld: probability of a move to a side.")
+@click.option(
+    "--env-option",
+    "env_options",
+    multiple=True,
+    type=EnvOption(),
+    help="Any option of the model, such as size=5 (repeatable); of a file rewards, goal or costs.",
+)
 @click.option(
     "--method",
     default=_DEFAULTS["method"],
@@ -47,10 +69,8 @@ _WIDEST = 120  # columns that a drawing may take
 @click.option(
     "--gamma",
     type=float,
-    default=0.99,
     metavar="G",
-    show_default=True,
-    help="Discount per step, 0 to 1.",
+    help=f"Discount per step, 0 to 1; a model's own goes first.  [default: {_GAMMA}]",
 )
 @click.option(
     "--tol",
@@ -60,6 +80,16 @@ _WIDEST = 120  # columns that a drawing may take
     show_default=True,
     help="Largest error that a value may have.",
 )
+@click.option(
+    "--max-seconds",
+    type=float,
+    default=_DEFAULTS["max_seconds"],
+    metavar="S",
+    help="Stop after about so many, with what is certified by then.  [default: no limit]",
+)
+@click.option("--horizon", type=int, metavar="H", help="Only H steps; the policy depends on them.")
+@click.option("--average", is_flag=True, help="The best average reward per step, without end.")
+@click.option("--policy", "policy_alone", is_flag=True, help="Show the policy alone, all of it.")
 @click.option("--save", type=Path, metavar="FILE.npz", help="Write values, policy, Q and bounds.")
 @click.option("--plot", "picture", type=Path, metavar="FILE.png", help="Draw a picture.")
 @json_option
@@ -68,49 +98,49 @@ def command(
     map_: str | None,
     size: int | None,
     slip: float | None,
+    env_options: tuple[tuple[str, Any], ...],
     method: str,
-    gamma: float,
+    gamma: float | None,
     tol: float,
+    max_seconds: float,
+    horizon: int | None,
+    average: bool,
+    policy_alone: bool,
     save: Path | None,
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    """Solve ENV exactly, with certified bounds on every value.
+    """Solve MODEL exactly, with certified bounds on every value.
 
-    ENV is gridworld, a Gymnasium environment with a model (FrozenLake, FrozenLake8x8, CliffWalking,
-    Taxi), an id, or module:EnvId.
+    MODEL is the name of a model (see 'rlkit list models'), a model's file (.npz, .csv, .drn, .tra,
+    .mdp, .pomdp), gridworld, a Gymnasium environment with a model (FrozenLake, FrozenLake8x8,
+    CliffWalking, Taxi), an id, or module:EnvId.
     """
     _check_files(save, picture)
-    resolved = resolve(env)
-    options = {"map": map_, "size": size, "slip": slip}
-    made = make_env(resolved.name, _given(resolved, options))
-    mdp = MDP.from_gymnasium(made, gamma)
-    layout = layout_of(made)
-    solution = solve(mdp, method, tol)
+    exclusive = {
+        "--method": method != _DEFAULTS["method"],
+        "--max-seconds": max_seconds != _DEFAULTS["max_seconds"],
+        "--plot": picture is not None,
+        "--gamma": average and gamma is not None,
+    }
+    _check_criterion(horizon, average, [option for option, given in exclusive.items() if given])
+    shorthands = {"map": map_, "size": size, "slip": slip}
+    given = {name: value for name, value in shorthands.items() if value is not None}
+    model = _model(env, given, dict(env_options), gamma)
+    solution = _solved(model.mdp, method, tol, max_seconds, horizon, average)
 
     out = console(as_json)
-    out.print(_summary(resolved.name, method, mdp, solution), end="")
-    _show(out, solution, layout)
+    facts = summary(model, method, solution)
+    out.print(facts, end="")
+    show_solution(out, solution, model.layout, policy_alone)
     if save is not None:
         solution.save(save)
         out.print(f"saved {save}")
-    if picture is not None:
-        plot(solution, picture, layout, title=resolved.name)
+    if picture is not None and isinstance(solution, Solution):
+        plot(solution, picture, model.layout, title=model.name)
         out.print(f"drew {picture}")
     if as_json:
-        emit_json(
-            {
-                "env": resolved.name,
-                "method": solution.method,
-                "gamma": solution.gamma,
-                "states": mdp.n_states,
-                "pairs": mdp.n_pairs,
-                "sweeps": solution.sweeps,
-                "seconds": solution.seconds,
-                "error_bound": solution.error_bound,
-                "start_value": solution.start_value,
-            }
-        )
+        emit_json(_as_json(model, solution))
 
 
 def _check_files(save: Path | None, picture: Path | None) -> None:
@@ -132,61 +162,83 @@ def _check_files(save: Path | None, picture: Path | None) -> None:
             path.unlink()
 
 
-def _given(env: ResolvedEnv, options: Mapping[str, object]) -> dict[str, object]:
-    """The options that were given; refused where `env` is not gridworld."""
-    given = {name: value for name, value in options.items() if value is not None}
-    if given and (env.spec is None or env.spec.id != ENVS["gridworld"].id):
-        flags = ", ".join(f"--{name}" for name in given)
-        raise UsageError(f"{flags}: for gridworld alone, not for {env.name}; leave it out")
-    return given
+def _check_criterion(horizon: int | None, average: bool, others: Sequence[str]) -> None:
+    """Refuse options that exclude one another; `others` are given and go with neither criterion."""
+    if average and horizon is not None:
+        raise UsageError("--average and --horizon are both given; give one of them")
+    criterion = "--average" if average else "--horizon" if horizon is not None else None
+    if criterion and others:
+        raise UsageError(f"{others[0]} does not go with {criterion}; leave it out")
 
 
-def _summary(name: str, asked: str, mdp: MDP, solution: Solution) -> Text:
-    terminal = int(mdp.terminal.sum())
-    chosen = " (chosen by auto)" if asked != solution.method else ""
-    values = solution.values[mdp.live]
-    facts = {
-        "environment": name,
-        "states": f"{mdp.n_states:,}" + (f" ({terminal:,} terminal)" if terminal else ""),
-        "state-action pairs": f"{mdp.n_pairs:,}",
-        "discount": f"{solution.gamma:g}",
-        "method": solution.method + chosen,
-        "sweeps": f"{solution.sweeps:,}",
-        "seconds": f"{solution.seconds:.3g}",
-        "certified error": f"at most {solution.error_bound:.2g} in any state",
-        "values": f"{values.min():.6g} to {values.max():.6g}",
-    }
-    if solution.start_value is not None:
-        facts["value of the start"] = f"{solution.start_value:.6g}"
-    text = Text()
-    for label, fact in facts.items():
-        text.append(f"{label:20}", style="dim").append(f"{fact}\n")
-    return text
+def _model(
+    env: str, given: Mapping[str, Any], env_options: Mapping[str, Any], gamma: float | None
+) -> Model:
+    """What `env` stands for: a model's name, a file, or an environment."""
+    if env in MODELS:
+        return make_model(env, gamma, {**given, **env_options})
+    if is_model_file(env):
+        return _from_file(env, given, env_options, gamma)
+    resolved = _resolved(env)
+    if given and (resolved.spec is None or resolved.spec.id != ENVS["gridworld"].id):
+        shown = ", ".join(f"--{name}" for name in given)
+        raise UsageError(f"{shown}: for gridworld alone, not for {resolved.name}; leave it out")
+    made = make_env(resolved.name, {**given, **env_options})
+    mdp = MDP.from_gymnasium(made, _GAMMA if gamma is None else gamma)
+    return Model(resolved.name, mdp, layout_of(made))
 
 
-def _show(out: Console, solution: Solution, layout: GridLayout | None) -> None:
-    """The grid, or the table of states; a word on what to do where there are too many of them."""
-    if layout is not None:
-        plain = not out.encoding.lower().startswith("utf")
-        drawing = draw(solution, layout, min(out.width, _WIDEST), ascii_only=plain)
-        if drawing is not None:
-            out.print()
-            out.print(drawing, end="")
-        else:
-            rows, cols = layout.shape
-            out.print(f"A grid of {rows} x {cols} is too large to draw here; --plot FILE.png does.")
-    elif solution.values.size <= _LISTED_STATES:
-        out.print()
-        out.print(_states(solution))
+def _from_file(
+    name: str, given: Mapping[str, Any], env_options: Mapping[str, Any], gamma: float | None
+) -> Model:
+    if given:
+        shown = ", ".join(f"--{option}" for option in given)
+        raise UsageError(f"{shown}: for gridworld alone, not for a file; leave it out")
+    for option in env_options:
+        if option not in _FILE_OPTIONS:
+            hint = did_you_mean(option, _FILE_OPTIONS, f"it takes: {', '.join(_FILE_OPTIONS)}")
+            raise UsageError(f"model file {name!r} has no option {option!r}; {hint}")
+    chosen = {option: str(env_options[option]) for option in env_options if option != "costs"}
+    costs = env_options.get("costs", False)
+    flags(costs=costs)
+    return Model(name, load_file(name, gamma, costs=costs, otherwise=_GAMMA, **chosen))
 
 
-def _states(solution: Solution) -> Table:
-    table = Table("state", "value", "action", box=None, pad_edge=False, header_style="dim")
-    for column in table.columns:
-        column.justify = "right"
-    for state in np.arange(solution.values.size):
-        action = solution.policy[state]
-        table.add_row(
-            str(state), f"{solution.values[state]:.6g}", str(action) if action >= 0 else "terminal"
-        )
-    return table
+def _resolved(env: str) -> ResolvedEnv:
+    """The environment called `env`; where there is none, the nearest names, models included."""
+    try:
+        return resolve(env)
+    except UsageError as error:
+        names = {*MODELS, *ENVS, *map(unversioned, gym.registry.values())}
+        if ":" in env or env.endswith(".py") or not did_you_mean(env, MODELS, ""):
+            raise
+        raise unknown("env", env, names) from error
+
+
+def _solved(
+    mdp: MDP, method: str, tol: float, max_seconds: float, horizon: int | None, average: bool
+) -> Solution | FiniteHorizonSolution | AverageSolution:
+    if horizon is not None:
+        finite: FiniteHorizonSolution = load(CRITERIA["horizon"])(mdp, horizon)
+        return finite
+    if average:
+        endless: AverageSolution = load(CRITERIA["average"])(mdp, tol)
+        return endless
+    return solve(mdp, method, tol, max_seconds)
+
+
+def _as_json(
+    model: Model, solution: Solution | FiniteHorizonSolution | AverageSolution
+) -> dict[str, Any]:
+    """One object for programs: what was solved, and what is most asked for of the solution."""
+    about = {"env": model.name, "method": solution.method}
+    sizes = {"states": model.mdp.n_states, "pairs": model.mdp.n_pairs}
+    cost = {"seconds": solution.seconds, "error_bound": solution.error_bound}
+    if isinstance(solution, AverageSolution):
+        gain = {"gain": solution.gain, "lower": solution.lower, "upper": solution.upper}
+        return {**about, **sizes, "sweeps": solution.sweeps, **cost, **gain}
+    start = {"start_value": solution.start_value}
+    discounted = {**about, "gamma": solution.gamma, **sizes}
+    if isinstance(solution, FiniteHorizonSolution):
+        return {**discounted, "horizon": solution.horizon, **cost, **start}
+    return {**discounted, "sweeps": solution.sweeps, **cost, **start}

@@ -1,7 +1,8 @@
-"""Bellman's operators on a finite MDP, the kernels that every exact solver shares.
+"""Bellman's operators on a finite MDP, which all exact solvers share.
 
-Written for SciPy's sparse product and NumPy's segment reductions: nothing to compile, so that a
-small model is solved in milliseconds. Equations as in Puterman, Markov Decision Processes (1994).
+By SciPy's sparse product and NumPy's segment reductions for small models: nothing to compile, so
+that they are solved in milliseconds. By compiled kernels for large ones. Equations as in Puterman,
+Markov Decision Processes (1994).
 """
 
 from __future__ import annotations
@@ -9,7 +10,20 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
-from rlkit.mdp.model import MDP, FloatArray, IntArray
+from rlkit.mdp.compact import Compact, worth_compiling
+from rlkit.mdp.model import MDP, BoolArray, FloatArray, IntArray
+
+
+def backup(mdp: MDP, V: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Q of V as (L,) over the pairs, and TV = max_a Q as (S,). V: (S,)."""
+    if not worth_compiling(mdp):
+        Q = q_values(mdp, V)
+        return Q, state_max(mdp, Q)
+    from rlkit.mdp import kernels
+
+    Q, TV = np.empty(mdp.n_pairs), np.empty(mdp.n_states)
+    kernels.jacobi(*Compact.of(mdp).arrays, mdp.gamma, V, Q, TV, kernels.NO_POLICY)
+    return Q, TV
 
 
 def q_values(mdp: MDP, V: FloatArray) -> FloatArray:
@@ -17,9 +31,16 @@ def q_values(mdp: MDP, V: FloatArray) -> FloatArray:
     return np.asarray(mdp.r + mdp.gamma * (mdp.P @ V), dtype=np.float64)
 
 
-def state_max(mdp: MDP, Q: FloatArray) -> FloatArray:
-    """(S,) max_a Q(s, a); 0 at terminal states. Q: (L,)."""
+def state_max(mdp: MDP, Q: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
+    """(S,) max_a Q(s, a) over the allowed (L,) pairs; 0 at terminal states. Q: (L,)."""
     best = np.zeros(mdp.n_states)
+    if allowed is not None and worth_compiling(mdp):
+        from rlkit.mdp import kernels
+
+        kernels.largest(Compact.of(mdp).off, Q, allowed, best)
+        return best
+    if allowed is not None:
+        Q = np.where(allowed, Q, -np.inf)
     if mdp.live.size:
         best[mdp.live] = np.maximum.reduceat(Q, mdp.offsets[mdp.live])
     return best
@@ -33,6 +54,13 @@ def greedy(mdp: MDP, Q: FloatArray, slack: float, incumbent: IntArray | None = N
     """
     if not mdp.live.size:
         return np.empty(0, dtype=np.int64)
+    if worth_compiling(mdp):
+        from rlkit.mdp import kernels
+
+        kept = np.empty(0, dtype=np.int64) if incumbent is None else incumbent
+        chosen = np.empty(mdp.live.size, dtype=np.int64)
+        kernels.best_pairs(Compact.of(mdp).off, Q, slack, kept, chosen)
+        return chosen
     firsts = mdp.offsets[mdp.live]
     best = np.maximum.reduceat(Q, firsts)
     tied = Q - np.repeat(best, np.diff(mdp.offsets)[mdp.live]) >= -slack
@@ -65,5 +93,10 @@ def rounding(mdp: MDP, V: FloatArray) -> float:
     Numerical Algorithms, §3.1; u is half of eps); the rest covers r +, γ · and − V.
     """
     eps = float(np.finfo(np.float64).eps)
-    size = float(np.abs(mdp.r).max(initial=0.0) + 2.0 * np.abs(V).max(initial=0.0))
+    size = _largest(mdp.r) + 2.0 * _largest(V)
     return (mdp.width + 4) * eps * size
+
+
+def _largest(x: FloatArray) -> float:
+    """max |x|, without a copy."""
+    return float(max(x.max(initial=0.0), -x.min(initial=0.0)))

@@ -17,12 +17,15 @@ Each comparison allows for the rounding of float64, so the bounds hold for the m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from rlkit.errors import RunError
-from rlkit.mdp.bellman import greedy, policy_matrix, q_values, rounding, state_max
+from rlkit.mdp.bellman import backup, greedy, policy_matrix, q_values, rounding, state_max
+from rlkit.mdp.goal import Goal
 from rlkit.mdp.graph import end_components
 from rlkit.mdp.linear import solve_chain
 from rlkit.mdp.model import MDP, BoolArray, FloatArray, IntArray
@@ -45,6 +48,14 @@ class Bounds:
         return float(max(above.max(initial=0.0), below.max(initial=0.0)))
 
 
+class ImpreciseError(Exception):
+    """float64 cannot certify what was asked for: the bounds that it can, and words that say so."""
+
+    def __init__(self, bounds: Bounds, words: str) -> None:
+        super().__init__(words)
+        self.bounds = bounds
+
+
 class FreeLoopError(Exception):
     """γ = 1: `loop` are states, as the algorithm numbers them, that can loop at no clear cost.
 
@@ -61,15 +72,29 @@ class Certifier:
     """Says when the values of a Jacobi sweep are within `tol` of V*, and what the bounds are.
 
     sweeps: how many an algorithm makes from one call to the next.
+    times: a way of its own to find what `longest_times` finds.
+    longest: a guess at the largest of them.
 
     Raises:
-        RunError: float64 cannot certify `tol` for this model; names the bound that was reached.
+        ImpreciseError: float64 cannot certify `tol` for this model; holds the bounds that it can.
+        RunError: float64 cannot certify anything for this model.
+        OutOfTimeError: the goal's time is over.
         FreeLoopError: γ = 1, and states can loop for ever at no cost that float64 tells from 0.
     """
 
-    def __init__(self, mdp: MDP, tol: float, sweeps: int = 1) -> None:
+    def __init__(
+        self,
+        mdp: MDP,
+        goal: Goal,
+        sweeps: int = 1,
+        times: LongestTimes | None = None,
+        longest: float = 0.0,
+    ) -> None:
         self.mdp = mdp
-        self.tol = tol
+        self.longest = longest
+        self.times = times or partial(longest_times, mdp)
+        self.goal = goal
+        self.tol = tol = goal.tol
         self.closed = not (mdp.ends.any() or mdp.terminal.any())
         self.gate = tol  # γ = 1: try the costly proof when a sweep changes no more than this
         self.reached = np.inf
@@ -77,16 +102,18 @@ class Certifier:
 
     def __call__(self, V: FloatArray, Q: FloatArray, TV: FloatArray) -> Bounds | None:
         """Bounds within `tol`, or None: sweep on. V, TV: (S,); Q: (L,) of V, TV its maximum."""
+        self.goal.note(V)
         if self.mdp.gamma < 1.0:
             return self._macqueen(V, TV)
         residual = float(np.abs(TV - V).max(initial=0.0))
         converged = residual <= 2 * rounding(self.mdp, V)
         if not converged and residual > self.gate:
             if self.patience.is_over(residual):
-                raise RunError(
+                words = (
                     f"sweeps converge too slowly for tol={self.tol:g}: they still change values by "
                     f"{residual:.2g} each; use method policy-iteration"
                 )
+                raise shortfall(self.mdp, V, words, self.times)
             return None
         bounds = self._inductive(V, Q, residual, converged)
         if bounds is None:
@@ -102,48 +129,76 @@ class Certifier:
         else:
             bounds = self._macqueen(V, TV)
         if bounds is None:
-            raise self._refusal(self.reached, 2 * self.reached)
+            raise self._refusal(V, self.reached, 2 * self.reached)
         return bounds
 
     def _macqueen(self, V: FloatArray, TV: FloatArray) -> Bounds | None:
         mdp, margin = self.mdp, rounding(self.mdp, V)
         down, up = macqueen_shifts(mdp, V, TV, self.closed)
-        # Without an end every value may be off by the same amount: take the middle of the bounds.
-        middle = (down + up) / 2 if self.closed and np.isfinite(up) else 0.0
-        self.reached = max(up - middle, middle - down) + 2 * margin
+        bounds = _enclosure(TV, down - margin, up + margin, ~mdp.terminal, self.closed)
+        self.reached = bounds.error + 2 * margin if np.isfinite(up - down) else np.inf
         if self.reached > self.tol:
             floor = 4 * margin / (1.0 - mdp.gamma)
             hopeless = self.reached <= floor or not np.isfinite(self.reached)
             if hopeless or self.patience.is_over(self.reached):
-                raise self._refusal(self.reached, max(floor, self.reached))
+                raise self._refusal(V, self.reached, max(floor, self.reached))
             return None
-        live = ~mdp.terminal
-        values = TV + middle * live
-        return Bounds(values, TV + (down - margin) * live, TV + (up + margin) * live)
+        return bounds
 
     def _inductive(
         self, V: FloatArray, Q: FloatArray, residual: float, converged: bool
     ) -> Bounds | None:
-        proof = inductive_bounds(self.mdp, V, Q, residual + 4 * rounding(self.mdp, V), self.tol)
+        residual += 4 * rounding(self.mdp, V)
+        proof = inductive_bounds(self.mdp, V, Q, residual, self.tol, self.times, self.longest)
         if isinstance(proof, Bounds):
             return proof
         self.reached = proof.error
         if converged and proof.loop.size:
             raise FreeLoopError(proof.loop, float(np.abs(V).max(initial=0.0)))
         if converged:
-            raise self._refusal(proof.error, 2 * proof.error)
+            raise self._refusal(V, proof.error, 2 * proof.error)
         return None
 
-    def _refusal(self, reached: float, attainable: float) -> RunError:
+    def _refusal(self, V: FloatArray, reached: float, attainable: float) -> Exception:
         if not np.isfinite(reached):
             return RunError(
                 f"no tol can be certified in float64 for this model, tol={self.tol:g} included: "
                 "it runs practically for ever; use a smaller gamma, or let it end sooner"
             )
-        return RunError(
+        words = (
             f"tol={self.tol:g} cannot be certified in float64 for this model: the bound reached is "
             f"{reached:.2g}; give tol={_round_up(attainable):g} or more, or scale the rewards down"
         )
+        return shortfall(self.mdp, V, words, self.times)
+
+
+def shortfall(mdp: MDP, V: FloatArray, words: str, times: LongestTimes | None = None) -> Exception:
+    """What to raise where no better values than V (S,) are to be had."""
+    bounds = reached_bounds(mdp, V, times)
+    return RunError(words) if bounds is None else ImpreciseError(bounds, words)
+
+
+def reached_bounds(mdp: MDP, V: FloatArray, times: LongestTimes | None = None) -> Bounds | None:
+    """The bounds that hold around V (S,), however far apart; None where none can be proven."""
+    Q, TV = backup(mdp, V)
+    if mdp.gamma == 1.0:
+        residual = float(np.abs(TV - V).max(initial=0.0)) + 4 * rounding(mdp, V)
+        proof = inductive_bounds(mdp, V, Q, residual, np.inf, times or partial(longest_times, mdp))
+        return proof if isinstance(proof, Bounds) else None
+    closed = not (mdp.ends.any() or mdp.terminal.any())
+    down, up = macqueen_shifts(mdp, V, TV, closed)
+    if not (np.isfinite(down) and np.isfinite(up)):
+        return None
+    live = ~mdp.terminal
+    margin = rounding(mdp, V)
+    return _enclosure(TV, down - margin, up + margin, live, closed)
+
+
+def _enclosure(TV: FloatArray, down: float, up: float, live: BoolArray, closed: bool) -> Bounds:
+    """TV + down ≤ V* ≤ TV + up. Without an end every value may be off by the same amount, so that
+    the middle is then the better guess."""
+    values = TV + (down + up) / 2 * live if closed else TV
+    return Bounds(values, TV + down * live, TV + up * live)
 
 
 class _Patience:
@@ -172,6 +227,10 @@ class Unproven:
     loop: IntArray
 
 
+# w of `longest_times` for the tied pairs (L,) bool of a model.
+LongestTimes = Callable[[BoolArray], "FloatArray | Unproven"]
+
+
 def macqueen_shifts(mdp: MDP, V: FloatArray, TV: FloatArray, closed: bool) -> tuple[float, float]:
     """(down, up): TV + down ≤ V* ≤ TV + up at every non-terminal state, for γ < 1."""
     margin = rounding(mdp, V)
@@ -191,22 +250,28 @@ def macqueen_shifts(mdp: MDP, V: FloatArray, TV: FloatArray, closed: bool) -> tu
 
 
 def inductive_bounds(
-    mdp: MDP, V: FloatArray, Q: FloatArray, residual: float, tol: float
+    mdp: MDP,
+    V: FloatArray,
+    Q: FloatArray,
+    residual: float,
+    tol: float,
+    times: LongestTimes,
+    longest: float = 0.0,
 ) -> Bounds | Unproven:
     """V ∓ εw where that is proven and no wider than tol. `residual` bounds |TV − V|, rounding too.
 
     With w from `longest_times`, the slack of tied actions in both checks is at least
     ε/2 − residual, and that of the others at least gap − ε max w: hence ε = 4 residual, and a gap
-    that is raised until it exceeds ε max w.
+    that is raised until it exceeds ε max w; `longest`, a guess at max w, may save raising it.
     """
     if not mdp.live.size:
         return Bounds(V, V, V)
     residual = max(residual, 1e-150)  # the checks are strict, so that 0 would not do
-    step, gap = 4.0 * residual, 16.0 * residual
+    step, gap = 4.0 * residual, 16.0 * residual * max(1.0, longest / 3)
     advantage = V[mdp.pair_state] - Q  # ≥ -residual; about 0 where the action is optimal
     while True:
         tied = advantage <= gap
-        w = longest_times(mdp, tied)
+        w = times(tied)
         if not isinstance(w, np.ndarray):
             return w
         width = step * float(w.max())
@@ -217,8 +282,8 @@ def inductive_bounds(
         gap = 2.0 * width
     lower, upper = V - step * w, V + step * w
     margin = 2.0 * rounding(mdp, upper) + rounding(mdp, lower)
-    above = state_max(mdp, q_values(mdp, upper))
-    below = state_max(mdp, np.where(tied, q_values(mdp, lower), -np.inf))
+    _, above = backup(mdp, upper)
+    below = state_max(mdp, q_values(mdp, lower), tied)
     live = mdp.live
     if np.all(above[live] + margin < upper[live]) and np.all(below[live] - margin >= lower[live]):
         return Bounds(V, lower, upper)

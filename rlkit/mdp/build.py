@@ -11,20 +11,30 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import coo_array, csr_array, issparse
 
 from rlkit.errors import ModelError, UsageError
-from rlkit.mdp.model import MDP, ROW_SUM_TOLERANCE, BoolArray, FloatArray, IntArray
+from rlkit.mdp.checks import ROW_SUM_TOLERANCE
+from rlkit.mdp.model import MDP, BoolArray, FloatArray, IntArray
 
 Pairs = tuple[csr_array, FloatArray, IntArray, IntArray]  # P (L, S), r (L,), offsets (S+1,), labels
 
 
+def index_dtype(n_states: int, entries: int) -> np.dtype[Any]:
+    """The integers that a matrix of so many columns and entries is indexed with."""
+    return np.dtype(np.int32 if max(n_states, entries) < 2**31 else np.int64)
+
+
 def arrays_to_pairs(
-    P: Any, R: ArrayLike, terminal: ArrayLike | None, admissible: ArrayLike | None
+    P: Any,
+    R: Any,
+    actions_first: bool,
+    terminal: ArrayLike | None,
+    admissible: ArrayLike | None,
 ) -> Pairs:
     """Pairs of an MDP given over all states and actions; see `MDP.from_arrays`."""
-    rows, S, A = _rows(P)
-    r = _expected_rewards(R, rows, S, A)
+    rows, S, A = _rows(P, actions_first)
+    r = _expected_rewards(R, rows, S, A, actions_first)
     exists = np.ones((S, A), dtype=bool)
     if admissible is not None:
         exists = np.array(admissible, dtype=bool)
@@ -45,7 +55,7 @@ def arrays_to_pairs(
     _refuse_idle(idle)
     kept = np.flatnonzero(pairs)
     pair_state, labels = np.divmod(kept, A)
-    return _without_absorbing(rows[kept], r[kept], pair_state, labels, S)
+    return without_absorbing(rows[kept], r[kept], pair_state, labels, S)
 
 
 def gymnasium_model(env: Any, gamma: float, start: ArrayLike | None) -> MDP:
@@ -73,7 +83,7 @@ def gymnasium_model(env: Any, gamma: float, start: ArrayLike | None) -> MDP:
 
 def _from_table(table: Mapping[Any, Any], gamma: float, start: ArrayLike | None) -> MDP:
     P, r, offsets, actions = _table_to_pairs(table)
-    return MDP.from_pairs(P, r, offsets, gamma, actions, start)
+    return MDP.from_pairs(P, r, offsets, gamma, actions, start, copy=False)
 
 
 def _table_to_pairs(table: Mapping[Any, Any]) -> Pairs:
@@ -129,7 +139,7 @@ def _is_absorbing(state: int, actions: Mapping[Any, Any]) -> bool:
     )
 
 
-def _numbers(name: str, values: Any) -> NDArray[np.floating[Any]]:
+def numbers(name: str, values: Any) -> NDArray[np.floating[Any]]:
     """As an array of floats, single precision left as it is."""
     try:
         found = np.asarray(values)
@@ -140,46 +150,78 @@ def _numbers(name: str, values: Any) -> NDArray[np.floating[Any]]:
         ) from error
 
 
-def _rows(P: Any) -> tuple[csr_array, int, int]:
+def _rows(P: Any, actions_first: bool) -> tuple[csr_array, int, int]:
     """P as (S·A, S), row s·A + a."""
-    if isinstance(P, list | tuple) and P and all(issparse(matrix) for matrix in P):
+    if _are_sparse(P):
         A, S = len(P), P[0].shape[0]
-        for action, matrix in enumerate(P):
-            if matrix.shape != (S, S):
-                raise ModelError(f"action {action}: P has shape {matrix.shape}; expected {(S, S)}")
-        parts = [matrix.tocoo() for matrix in P]
-        rows = np.concatenate(
-            [part.coords[0].astype(np.int64) * A + a for a, part in enumerate(parts)]
-        )
-        columns = np.concatenate([part.coords[1] for part in parts])
-        data = np.concatenate([part.data for part in parts])
-        return csr_array((data, (rows, columns)), shape=(S * A, S)), S, A
-    dense = _numbers("P", P)
+        return _interleaved("P", P, S), S, A
+    dense = numbers("P", P)
+    if actions_first and dense.ndim == 3:
+        dense = dense.swapaxes(0, 1)
     if dense.ndim != 3 or dense.shape[0] != dense.shape[2] or dense.size == 0:
+        wanted = "(A, S, S)" if actions_first else "(S, A, S)"
+        turned = dense.ndim == 3 and dense.shape[1] == dense.shape[2] and not actions_first
+        hint = "; with actions_first=True it may be (A, S, S)" if turned else ""
         raise ModelError(
-            f"P has shape {dense.shape}; it must be (S, A, S), "
-            "or a list of A sparse (S, S) matrices"
+            f"P has shape {np.shape(P)}; it must be {wanted}, "
+            f"or a list of A sparse (S, S) matrices{hint}"
         )
     S, A, _ = dense.shape
     return csr_array(dense.reshape(S * A, S)), S, A
 
 
-def _expected_rewards(R: ArrayLike, rows: csr_array, S: int, A: int) -> FloatArray:
-    R = _numbers("R", R).astype(np.float64)
+def _are_sparse(values: Any) -> bool:
+    return (
+        isinstance(values, list | tuple)
+        and len(values) > 0
+        and all(issparse(matrix) for matrix in values)
+    )
+
+
+def _interleaved(name: str, matrices: Any, S: int) -> csr_array:
+    """A sparse (S, S) matrices as one (S·A, S), row s·A + a."""
+    A = len(matrices)
+    for action, matrix in enumerate(matrices):
+        if matrix.shape != (S, S):
+            raise ModelError(f"action {action}: {name} has shape {matrix.shape}; expected {(S, S)}")
+    parts = [matrix.tocoo() for matrix in matrices]
+    rows = np.concatenate([part.coords[0].astype(np.int64) * A + a for a, part in enumerate(parts)])
+    columns = np.concatenate([part.coords[1] for part in parts])
+    data = np.concatenate([part.data for part in parts])
+    return csr_array((data, (rows, columns)), shape=(S * A, S))
+
+
+def _expected_rewards(R: Any, rows: csr_array, S: int, A: int, actions_first: bool) -> FloatArray:
+    if _are_sparse(R):
+        if len(R) != A:
+            raise ModelError(f"R holds {len(R)} sparse matrices; P has {A} actions")
+        gains = _interleaved("R", R, S)
+        _refuse_gains(gains.tocoo(), A)
+        return np.asarray(rows.multiply(gains).sum(axis=1)).ravel()
+    R = numbers("R", R).astype(np.float64)
+    if actions_first and R.ndim == 3:
+        R = R.swapaxes(0, 1)
     if R.shape == (S, A):
-        return R.ravel()
+        return np.asarray(R.ravel())
     if R.shape == (S,):
         return np.repeat(R, A)
     if R.shape == (S, A, S):
-        bad = np.argwhere(~np.isfinite(R))
-        if bad.size:
-            state, action, successor = (int(i) for i in bad[0])
-            raise ModelError(
-                f"state {state}, action {action}: reward {R[state, action, successor]} for "
-                f"successor {successor} is not a finite number"
-            )
-        return np.asarray(rows.multiply(R.reshape(S * A, S)).sum(axis=1)).ravel()
+        gains = R.reshape(S * A, S)
+        if not np.isfinite(R.sum()):
+            _refuse_gains(coo_array(gains), A)
+        return np.asarray(rows.multiply(gains).sum(axis=1)).ravel()
     raise ModelError(f"R has shape {R.shape}; it must be (S, A) = ({S}, {A}), (S, A, S) or (S,)")
+
+
+def _refuse_gains(gains: coo_array, A: int) -> None:
+    """Refuse rewards of transitions, (S·A, S), that are no finite numbers."""
+    bad = np.flatnonzero(~np.isfinite(gains.data))
+    if bad.size:
+        state, action = divmod(int(gains.coords[0][bad[0]]), A)
+        raise ModelError(
+            f"state {state}, action {action}: reward {gains.data[bad[0]]} for "
+            f"successor {gains.coords[1][bad[0]]} is not a finite number"
+        )
 
 
 def _declared(terminal: ArrayLike | None, S: int) -> BoolArray:
@@ -206,7 +248,7 @@ def _refuse_idle(idle: BoolArray) -> None:
         )
 
 
-def _without_absorbing(
+def without_absorbing(
     P: csr_array, r: FloatArray, pair_state: IntArray, labels: IntArray, S: int
 ) -> Pairs:
     """Pairs without those of states that every action keeps in place for ever with reward 0."""
@@ -222,7 +264,9 @@ def _without_absorbing(
 def _drop_states(
     P: csr_array, r: FloatArray, pair_state: IntArray, labels: IntArray, dropped: BoolArray
 ) -> Pairs:
-    kept = np.flatnonzero(~dropped[pair_state])
-    counts = np.bincount(pair_state[kept], minlength=dropped.size)
+    if dropped[pair_state].any():
+        kept = np.flatnonzero(~dropped[pair_state])
+        P, r, pair_state, labels = P[kept], r[kept], pair_state[kept], labels[kept]
+    counts = np.bincount(pair_state, minlength=dropped.size)
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    return P[kept], r[kept], offsets, labels[kept]
+    return P, r, offsets, labels

@@ -52,6 +52,8 @@ class Merged:
 
         Inside a free end component: go to the state from which the merged policy leaves.
         """
+        if not self.free.any():
+            return merged_choice
         original = self.original
         chosen = self.pair[merged_choice]
         leaving = chosen[chosen >= 0]
@@ -72,7 +74,7 @@ def merge_free_loops(mdp: MDP) -> Merged:
         ModelError: the value is unbounded or undefined; names the states in question.
     """
     labels, free = end_components(mdp, mdp.r == 0)
-    merged = _merge(mdp, labels, free)
+    merged = _merge(mdp, labels, free) if free.any() else _as_it_is(mdp)
     endless = unending_states(merged.mdp)
     if endless.size:
         raise ModelError(
@@ -81,6 +83,11 @@ def merge_free_loops(mdp: MDP) -> Merged:
         )
     _refuse_gainful_loops(merged)
     return merged
+
+
+def _as_it_is(mdp: MDP) -> Merged:
+    pairs = np.arange(mdp.n_pairs)
+    return Merged(mdp, mdp, np.arange(mdp.n_states), pairs, np.zeros(mdp.n_pairs, dtype=bool))
 
 
 def _merge(mdp: MDP, labels: IntArray, free: BoolArray) -> Merged:
@@ -110,6 +117,10 @@ def _merge(mdp: MDP, labels: IntArray, free: BoolArray) -> Merged:
 def _refuse_gainful_loops(merged: Merged) -> None:
     """Refuse end components in which some policy earns 0 or more a step on average."""
     mdp = merged.mdp
+    gains = np.flatnonzero((mdp.r > 0) & ~mdp.ends)
+    rows = mdp.P[gains]
+    if np.all(np.add.reduceat(mdp.terminal[rows.indices], rows.indptr[:-1])):
+        return  # each may end at once, so that none is inside an end component
     labels, internal = end_components(mdp, np.ones(mdp.n_pairs, dtype=bool))
     for label in np.unique(labels[mdp.pair_state[internal & (mdp.r > 0)]]):
         members = np.flatnonzero(labels == label)

@@ -7,6 +7,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components, dijkstra
 
 from rlkit.mdp.bellman import greedy
+from rlkit.mdp.compact import Compact, worth_compiling
 from rlkit.mdp.model import MDP, BoolArray, FloatArray, IntArray
 
 
@@ -33,7 +34,12 @@ def can_end(P: csr_array, owner: IntArray, ends: BoolArray, terminal: BoolArray)
 
 def unending_states(mdp: MDP) -> IntArray:
     """States from which no policy can reach an end."""
-    return np.flatnonzero(~can_end(mdp.P, mdp.pair_state, mdp.ends, mdp.terminal))
+    if not worth_compiling(mdp):
+        return np.flatnonzero(~can_end(mdp.P, mdp.pair_state, mdp.ends, mdp.terminal))
+    from rlkit.mdp.flow import flow_order
+
+    order, levels = flow_order(mdp, Compact.of(mdp))
+    return np.sort(order[levels[-1] :]).astype(np.int64)
 
 
 def proper_choice(mdp: MDP) -> IntArray:
@@ -90,6 +96,8 @@ def end_components(mdp: MDP, allowed: BoolArray) -> tuple[IntArray, BoolArray]:
     """
     owner, S = mdp.pair_state, mdp.n_states
     kept = allowed & ~mdp.ends
+    if not kept.any():
+        return np.full(S, -1, dtype=np.int64), kept
     entering = mdp.P.tocsc()
     count = np.bincount(owner[kept], minlength=S)
     dead = np.flatnonzero(count == 0)

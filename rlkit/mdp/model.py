@@ -8,33 +8,43 @@ value is 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
-from rlkit.errors import ModelError
-
-# Rows whose sum differs from 1 by no more than this are meant to sum to 1, and are scaled to it;
-# those in single precision, by no more than 8 of its eps.
-ROW_SUM_TOLERANCE = 1e-9
+from rlkit.mdp.checks import (
+    ROW_SUM_TOLERANCE,
+    check_numbers,
+    check_shapes,
+    discount,
+    distribution,
+    integers,
+    normalise,
+    row_sum_tolerance,
+    row_sums,
+)
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 _Array = TypeVar("_Array", bound=NDArray[Any])
 
+# States (B,) to successors (B, A, K), probabilities, rewards and perhaps what is admissible.
+Generator: TypeAlias = Callable[[IntArray], tuple[ArrayLike, ...]]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MDP:
     """A finite MDP with S states and L admissible state–action pairs; immutable.
 
-    Usually built by `from_gymnasium`, `from_arrays` or `from_pairs`. The arrays are copied and made
-    read-only.
+    Usually built by `from_gymnasium`, `from_arrays`, `from_function` and their like, or by `load`.
+    The arrays are copied and made read-only.
 
     Fields:
         P: csr_array (L, S) float64; row l is p(· | s, a) of pair l. No explicit zeros.
@@ -58,22 +68,29 @@ class MDP:
 
     def __post_init__(self) -> None:
         given = csr_array(self.P)
-        near_one = _row_sum_tolerance(given.dtype)
-        fields: dict[str, Any] = {
-            "P": csr_array(given, dtype=np.float64, copy=True),
-            "offsets": _integers("offsets", self.offsets),
-            "r": np.array(self.r, dtype=np.float64),
-            "actions": _integers("actions", self.actions),
-            "gamma": _discount(self.gamma),
-        }
-        for name, value in fields.items():
+        self._take(
+            csr_array(given, dtype=np.float64, copy=True),
+            np.array(self.r, dtype=np.float64),
+            integers("offsets", self.offsets),
+            integers("actions", self.actions),
+            row_sum_tolerance(given.dtype),
+        )
+
+    def _take(
+        self, P: csr_array, r: FloatArray, offsets: IntArray, actions: IntArray, near_one: float
+    ) -> None:
+        """Check these arrays, mend their rounding and keep them."""
+        gamma = discount(self.gamma)
+        check_shapes(P, r, offsets, actions)
+        check_numbers(P, r, offsets, actions, near_one)
+        start = None if self.start is None else distribution(self.start, offsets.size - 1)
+        normalise(P, near_one)
+        fields = {"P": P, "offsets": offsets, "r": r, "actions": actions}
+        for name, value in {**fields, "gamma": gamma, "start": start}.items():
             object.__setattr__(self, name, value)
-        self._check_shapes()
-        self._check_numbers(near_one)
-        if self.start is not None:
-            object.__setattr__(self, "start", _distribution(self.start, self.n_states))
-        self._normalise(near_one)
-        self._freeze()
+        for array in (P.data, P.indices, P.indptr, offsets, r, actions, start):
+            if array is not None:
+                array.flags.writeable = False
 
     @classmethod
     def from_pairs(
@@ -84,22 +101,38 @@ class MDP:
         gamma: float,
         actions: ArrayLike | None = None,
         start: ArrayLike | None = None,
+        copy: bool = True,
     ) -> MDP:
         """An MDP from its pairs; a state to which `offsets` gives no pair is declared terminal.
 
         Args are the fields of `MDP`; without `actions` those of each state are labelled 0, 1, ....
+        With copy=False float64 and int64 arrays are taken over as they are, which halves the memory
+        that a large model needs while it is made: they are mended in place and made read-only.
 
         Raises:
             ModelError: see `MDP`.
         """
-        offsets = _integers("offsets", offsets)
+        offsets = integers("offsets", offsets, copy)
         if actions is None:
             n_pairs = np.shape(r)[0] if np.ndim(r) == 1 else 0
             counts = np.diff(offsets)
             consistent = counts.size and counts.min() >= 0 and counts.sum() == n_pairs
             firsts = np.repeat(offsets[:-1], counts) if consistent else 0
             actions = np.arange(n_pairs) - firsts
-        return cls(P, offsets, r, actions, gamma, start)  # type: ignore[arg-type]
+        if copy:
+            return cls(P, offsets, r, actions, gamma, start)  # type: ignore[arg-type]
+        given = csr_array(P)
+        mdp = object.__new__(cls)
+        object.__setattr__(mdp, "gamma", gamma)
+        object.__setattr__(mdp, "start", start)
+        mdp._take(
+            csr_array(given, dtype=np.float64),
+            np.asarray(r, dtype=np.float64),
+            offsets,
+            integers("actions", actions, copy),
+            row_sum_tolerance(given.dtype),
+        )
+        return mdp
 
     @classmethod
     def from_arrays(
@@ -108,6 +141,7 @@ class MDP:
         R: ArrayLike,
         gamma: float,
         *,
+        actions_first: bool = False,
         terminal: ArrayLike | None = None,
         admissible: ArrayLike | None = None,
         start: ArrayLike | None = None,
@@ -117,7 +151,9 @@ class MDP:
         Args:
             P: (S, A, S) array of p(s' | s, a), or a sequence of A sparse (S, S) matrices.
             R: (S, A) rewards of pairs, (S, A, S) rewards of transitions (their expectation is
-                taken), or (S,) rewards for being in a state, earned with every action there.
+                taken), or (S,) rewards for being in a state, earned with every action there. A
+                sequence of A sparse (S, S) matrices holds rewards of transitions, too.
+            actions_first: P is (A, S, S), and so is R where it has three axes.
             gamma: discount per step, in [0, 1].
             terminal: (S,) bool, or the numbers of the terminal states; their rows are ignored.
                 A state whose every action stays there for sure with reward 0 is terminal too.
@@ -131,8 +167,137 @@ class MDP:
         """
         from rlkit.mdp.build import arrays_to_pairs
 
-        P_pairs, r, offsets, actions = arrays_to_pairs(P, R, terminal, admissible)
-        return cls.from_pairs(P_pairs, r, offsets, gamma, actions, start)
+        P_pairs, r, offsets, labels = arrays_to_pairs(P, R, actions_first, terminal, admissible)
+        return cls.from_pairs(P_pairs, r, offsets, gamma, labels, start, copy=False)
+
+    @classmethod
+    def from_function(
+        cls,
+        f: Generator,
+        n_states: int,
+        gamma: float,
+        *,
+        start: ArrayLike | None = None,
+        block: int | None = None,
+    ) -> MDP:
+        """An MDP from a function that says, for many states at once, what each action leads to.
+
+        Args:
+            f: called with states (B,) int64, a block of consecutive states; returns, for A actions
+                and up to K outcomes of each,
+
+                - successors (B, A, K) int: the next state of each outcome; -1 ends the episode;
+                - probabilities (B, A, K), or what broadcasts to that, such as (K,) where they are
+                  the same everywhere; 0 where there are fewer than K outcomes. Outcomes with the
+                  same successor are summed. What is missing to 1 ends the episode, as -1 does;
+                - rewards (B, A) of the pairs, or (B, A, K) of the outcomes (the expectation is
+                  taken), or what broadcasts to one of them;
+                - optionally admissible (B, A) bool: pairs where it is False do not exist, and
+                  what stands there is ignored. A state without an admissible action is terminal.
+
+                A and K may differ from block to block. A state whose every action stays there for
+                sure with reward 0 is terminal too.
+            n_states: S, the number of states.
+            gamma: discount per step, in [0, 1].
+            start: (S,) distribution of the first state.
+            block: B, the number of states in a block; the last may be shorter. Without it about a
+                quarter of a million outcomes are asked for at a time.
+
+        A random walk on 0 ... 9 that ends at either side, with reward 1 on the right::
+
+            def walk(states):
+                successors = np.stack([states - 1, states + 1], axis=-1)[:, None, :]  # (B, 1, 2)
+                rewards = np.where(successors == 10, 1.0, 0.0)
+                return np.where(successors == 10, -1, successors), 0.5, rewards
+
+            mdp = MDP.from_function(walk, 10, gamma=1.0)
+
+        Raises:
+            ModelError: see `MDP`; also an array of `f` that has another shape.
+            UsageError: the model would not fit into the free memory.
+        """
+        from rlkit.mdp.generate import generated_pairs
+
+        P, r, offsets, actions = generated_pairs(f, n_states, block)
+        return cls.from_pairs(P, r, offsets, gamma, actions, start, copy=False)
+
+    @classmethod
+    def from_triplets(
+        cls,
+        states: ArrayLike,
+        actions: ArrayLike,
+        successors: ArrayLike,
+        probabilities: ArrayLike,
+        rewards: ArrayLike,
+        gamma: float,
+        *,
+        n_states: int | None = None,
+        start: ArrayLike | None = None,
+    ) -> MDP:
+        """An MDP from its transitions, one entry each in five arrays (N,), in any order.
+
+        Args:
+            states, actions: int, the pair that an outcome belongs to.
+            successors: int, the next state; -1 ends the episode.
+            probabilities, rewards: of the outcome. Outcomes of a pair with the same successor are
+                summed, and the pair earns their expected reward. What is missing to 1 ends the
+                episode, as -1 does.
+            gamma: discount per step, in [0, 1].
+            n_states: S; without it one more than the largest number that occurs.
+            start: (S,) distribution of the first state.
+
+        A state in which no outcome begins is terminal, and so is one whose every action stays
+        there for sure with reward 0.
+
+        Raises:
+            ModelError: see `MDP`; also an array of another length.
+        """
+        from rlkit.mdp.triplets import triplets_to_pairs
+
+        columns = (states, actions, successors, probabilities, rewards)
+        P, r, offsets, labels = triplets_to_pairs(columns, n_states)
+        return cls.from_pairs(P, r, offsets, gamma, labels, start, copy=False)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        gamma: float | None = None,
+        *,
+        rewards: str | None = None,
+        goal: str | None = None,
+        costs: bool = False,
+    ) -> MDP:
+        """The MDP in a file, in the format that its ending names (see docs/models.md).
+
+        .npz is what `save` writes, or triplets; .csv triplets; .drn Storm's explicit format; .tra
+        PRISM's explicit files, those beside it included; .mdp and .pomdp Cassandra's format.
+
+        Args:
+            path: the file. Nothing in it is ever run.
+            gamma: discount per step, in place of the file's own; needed where it has none.
+            rewards: the reward structure to take, by name; needed where there are several.
+            goal: a label (.drn, .tra) whose states are terminal, whatever the file says of them.
+            costs: the numbers are costs: their negatives are the rewards.
+
+        Raises:
+            UsageError: the file cannot be read, has an unknown ending, or no discount.
+            ModelError: what is in it is no MDP; names the file, the line and what is expected.
+        """
+        from rlkit.mdp.formats import load
+
+        return load(path, gamma, rewards=rewards, goal=goal, costs=costs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the MDP to a file: .npz keeps everything, .drn all but the discount.
+
+        Raises:
+            UsageError: the ending is another.
+            OSError: the file cannot be written.
+        """
+        from rlkit.mdp.formats import save
+
+        save(self, path)
 
     @classmethod
     def from_gymnasium(cls, env: Any, gamma: float, *, start: ArrayLike | None = None) -> MDP:
@@ -184,7 +349,7 @@ class MDP:
     @cached_property
     def ends(self) -> BoolArray:
         """(L,) bool: pairs with missing mass, which may end the episode then and there."""
-        return _frozen(np.asarray(self.P.sum(axis=1) < 1.0 - ROW_SUM_TOLERANCE / 2))
+        return _frozen(row_sums(self.P) < 1.0 - ROW_SUM_TOLERANCE / 2)
 
     @cached_property
     def width(self) -> int:
@@ -197,115 +362,7 @@ class MDP:
             f"{self.n_pairs} pairs, {self.P.nnz} transitions, gamma={self.gamma:g})"
         )
 
-    def _check_shapes(self) -> None:
-        S, L = self.offsets.size - 1, self.r.size
-        if S < 1 or self.offsets[0] != 0 or np.any(np.diff(self.offsets) < 0):
-            raise ModelError("offsets must be S + 1 numbers that start at 0 and never decrease")
-        for name, found, wanted in (
-            ("r", self.r.shape, (int(self.offsets[-1]),)),
-            ("actions", self.actions.shape, (L,)),
-            ("P", tuple(self.P.shape), (L, S)),
-        ):
-            if found != wanted:
-                raise ModelError(
-                    f"{name} has shape {found}; with these offsets it must be {wanted}"
-                )
-        indices = self.P.indices
-        if indices.size and (indices.min() < 0 or indices.max() >= S):
-            bad = np.flatnonzero((indices < 0) | (indices >= S))[0]
-            pair = int(np.searchsorted(self.P.indptr, bad, side="right")) - 1
-            raise ModelError(
-                f"{self._name(pair)}: successor {indices[bad]} is out of range; "
-                f"states are 0 to {S - 1}"
-            )
-
-    def _check_numbers(self, near_one: float) -> None:
-        P, data = self.P, self.P.data
-        self._refuse(
-            np.repeat(np.arange(self.n_pairs), np.diff(P.indptr))[~(data >= 0)],
-            lambda pair: (
-                f"probability {data[P.indptr[pair] : P.indptr[pair + 1]].min()} is not a number "
-                "in [0, 1]"
-            ),
-        )
-        sums = P.sum(axis=1)
-        self._refuse(
-            np.flatnonzero(~(sums <= 1.0 + near_one)),
-            lambda pair: f"probabilities sum to {sums[pair]:.12g}; they may sum to 1 at most",
-        )
-        self._refuse(
-            np.flatnonzero(~np.isfinite(self.r)),
-            lambda pair: f"reward {self.r[pair]} is not a finite number",
-        )
-        self._refuse(
-            np.flatnonzero(self.actions < 0),
-            lambda pair: "action labels must not be negative",
-        )
-        same_state = self.pair_state[1:] == self.pair_state[:-1]
-        self._refuse(
-            1 + np.flatnonzero(same_state & (np.diff(self.actions) <= 0)),
-            lambda pair: "action labels must increase within a state",
-        )
-
-    def _refuse(self, pairs: IntArray, why: Any) -> None:
-        if pairs.size:
-            pair = int(pairs[0])
-            raise ModelError(f"{self._name(pair)}: {why(pair)}")
-
-    def _name(self, pair: int) -> str:
-        return f"state {self.pair_state[pair]}, action {self.actions[pair]}"
-
-    def _normalise(self, near_one: float) -> None:
-        P = self.P
-        P.sum_duplicates()
-        P.eliminate_zeros()
-        sums = P.sum(axis=1)
-        near = (sums != 1.0) & (np.abs(sums - 1.0) <= near_one)
-        P.data /= np.repeat(np.where(near, sums, 1.0), np.diff(P.indptr))
-
-    def _freeze(self) -> None:
-        for array in (self.P.data, self.P.indices, self.P.indptr, self.start):
-            if array is not None:
-                array.flags.writeable = False
-        for array in (self.offsets, self.r, self.actions):
-            array.flags.writeable = False
-
-
-def _row_sum_tolerance(dtype: np.dtype[Any]) -> float:
-    """How far from 1 the sum of a row may be that is meant to be 1: more in single precision."""
-    single = dtype.kind == "f" and dtype.itemsize < 8
-    return 8.0 * float(np.finfo(dtype).eps) if single else ROW_SUM_TOLERANCE
-
 
 def _frozen(array: _Array) -> _Array:
     array.flags.writeable = False
     return array
-
-
-def _integers(name: str, values: ArrayLike) -> IntArray:
-    found = np.asarray(values)
-    if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
-        raise ModelError(
-            f"{name} must be a one-dimensional array of integers; "
-            f"found {found.dtype} of shape {found.shape}"
-        )
-    return found.astype(np.int64)
-
-
-def _discount(gamma: float) -> float:
-    if not 0.0 <= gamma <= 1.0:
-        raise ModelError(f"gamma={gamma} is out of range; a discount lies in [0, 1]")
-    return float(gamma)
-
-
-def _distribution(start: ArrayLike, n_states: int) -> FloatArray:
-    found = np.array(start, dtype=np.float64)
-    if found.shape != (n_states,):
-        raise ModelError(f"start has shape {found.shape}; it must be ({n_states},)")
-    if not np.all(found >= 0):
-        state = int(np.flatnonzero(~(found >= 0))[0])
-        raise ModelError(f"state {state}: start probability {found[state]} is not in [0, 1]")
-    total = float(found.sum())
-    if not abs(total - 1.0) <= 1e-6:
-        raise ModelError(f"start probabilities sum to {total:.9g}; they must sum to 1")
-    return found / total

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from rlkit.mdp.model import FloatArray, IntArray
 class Solution:
     """Optimal values, a policy that is greedy for them, and certified bounds; read-only.
 
+    `error_bound` is at most the tolerance that was asked for, unless a warning said otherwise.
+
     Fields:
         values: (S,) float64, within `error_bound` of V* at every state.
         policy: (S,) int64, the label of the action to take; -1 at terminal states. Among actions
@@ -28,6 +31,7 @@ class Solution:
         gamma: the model's discount.
         start_value: the expected value of the first state; None where the model names no start.
         method: the name of the solver.
+        reason: why this solver, in words, and what else there is to say of its way.
         sweeps: how often every state was backed up, by T (over all its actions) or by T_π (over
             the policy's). The exact linear solves of policy iteration do not count.
         seconds: wall-clock time of the solver.
@@ -45,6 +49,7 @@ class Solution:
     method: str
     sweeps: int
     seconds: float
+    reason: str
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -65,6 +70,12 @@ class Solution:
         states = np.repeat(np.arange(self.values.size), np.diff(self.offsets))
         table[states, self.actions] = self.q
         return table
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row for each state; see `rlkit.mdp.frame.to_frame`."""
+        from rlkit.mdp.frame import to_frame
+
+        return to_frame(self)
 
     def save(self, path: str | Path) -> None:
         """Write everything to a compressed NumPy archive (.npz); the name is taken as it is."""
@@ -108,6 +119,7 @@ class Solution:
             method=str(found["method"].item()),
             sweeps=int(found["sweeps"].item()),
             seconds=float(found["seconds"].item()),
+            reason=str(found["reason"].item()),
         )
 
     def __repr__(self) -> str:

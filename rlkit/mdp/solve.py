@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
+import math
+
 from rlkit import registry
 from rlkit.errors import UsageError
+from rlkit.mdp.compact import MOST_ENTRIES
 from rlkit.mdp.model import MDP
 from rlkit.mdp.solution import Solution
 
-# Below this many states a sparse factorisation costs less than the sweeps it saves.
-_FEW_STATES = 1000
+# Up to here a few sparse factorisations take less time than compiled kernels take to load.
+_FEW_STATES, _FEW_TRANSITIONS = 2_000, 50_000
+_DENSE = 40  # transitions of a pair on average
 
 
-def solve(mdp: MDP, method: str = "auto", tol: float = 1e-6) -> Solution:
+def solve(
+    mdp: MDP, method: str = "auto", tol: float = 1e-6, max_seconds: float = math.inf
+) -> Solution:
     """Solve a finite MDP to a true error ‖values − V*‖∞ of at most `tol`, with certified bounds.
+
+    Where float64 cannot certify `tol`, where `max_seconds` are over and at Ctrl-C, the solution has
+    the bounds that are certified until then, and a warning says so.
 
     Args:
         mdp: the model.
-        method: "value-iteration", "policy-iteration", "modified-policy-iteration", or "auto":
-            policy iteration up to 1,000 states and at γ > 0.999 (where sweeps may converge slowly),
-            modified policy iteration otherwise. `Solution.method` says which was taken.
+        method: a name of `rlkit.registry.SOLVERS`, or "auto", which takes policy iteration for
+            small models, upwind Gauss–Seidel where episodes end and rows are sparse, and inexact
+            policy iteration otherwise. `Solution.method` and `reason` say which, and why.
         tol: bound on the error of any state's value, in units of reward; not a residual.
+        max_seconds: when to stop, about.
 
     Raises:
-        UsageError: `mdp` is no MDP; no such method; `tol` is not positive.
+        UsageError: `mdp` is no MDP; no such method; `tol` or `max_seconds` is not positive.
         ModelError: γ = 1, and the value is unbounded or undefined; names the states in question.
-        RunError: float64 cannot certify `tol`; names the bound that was reached and what to ask.
+        RunError: float64 cannot certify any bounds at all for this model.
+
+    Warns:
+        RlkitWarning: `tol` was not reached; why, what was, and what to ask for.
     """
     if not isinstance(mdp, MDP):
         raise UsageError(
             f"solve was given {type(mdp).__name__}, not an MDP; an environment's model is "
             "rlkit.MDP.from_gymnasium(env, gamma)"
         )
-    chosen = pick_method(mdp) if method == "auto" else method
+    chosen, reason = pick_method(mdp) if method == "auto" else (method, "it was asked for")
     if chosen not in registry.SOLVERS:
         raise registry.unknown("solver", method, ["auto", *registry.SOLVERS])
     solver = registry.load(registry.SOLVERS[chosen].target)
-    solution: Solution = solver(mdp, tol)
+    solution: Solution = solver(mdp, tol, max_seconds, reason)
     return solution
 
 
-def pick_method(mdp: MDP) -> str:
-    """The method that "auto" stands for; see `solve`."""
-    if mdp.n_states <= _FEW_STATES or mdp.gamma > 0.999:
-        return "policy-iteration"
-    return "modified-policy-iteration"
+def pick_method(mdp: MDP) -> tuple[str, str]:
+    """The method that "auto" stands for, and why. docs/exact.md has the measurements behind it."""
+    size = f"{mdp.n_states:,} states and {mdp.P.nnz:,} transitions"
+    if mdp.n_states <= _FEW_STATES and mdp.P.nnz <= _FEW_TRANSITIONS:
+        return "policy-iteration", f"{size} are few: direct solves take milliseconds"
+    if mdp.P.nnz > MOST_ENTRIES:
+        return "modified-policy-iteration", f"{size} are too many for indices of 32 bits"
+    if not (mdp.terminal.any() or mdp.ends.any()):
+        return "inexact-policy-iteration", f"{size}, where episodes never end"
+    if mdp.P.nnz > _DENSE * mdp.n_pairs:
+        return "inexact-policy-iteration", f"{size}, many for each of {mdp.n_pairs:,} pairs"
+    return "upwind-gauss-seidel", f"{size}, where episodes end and rows are sparse"

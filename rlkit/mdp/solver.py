@@ -5,86 +5,133 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
-from time import perf_counter
+from functools import partial
+from warnings import warn
 
 import numpy as np
 
-from rlkit.errors import ModelError, UsageError
-from rlkit.mdp.bellman import greedy, q_values, rounding
-from rlkit.mdp.bounds import Bounds, FreeLoopError
+from rlkit.errors import ModelError, RlkitWarning, UsageError
+from rlkit.mdp.bellman import backup, greedy, rounding
+from rlkit.mdp.bounds import Bounds, FreeLoopError, ImpreciseError, reached_bounds
 from rlkit.mdp.episodic import merge_free_loops
+from rlkit.mdp.goal import Goal, OutOfTimeError
 from rlkit.mdp.graph import states
-from rlkit.mdp.model import MDP, IntArray
+from rlkit.mdp.model import MDP, FloatArray, IntArray
 from rlkit.mdp.solution import Solution
+
+Algorithm = Callable[[MDP, Goal], Bounds]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What an algorithm found: certified values, and how many sweeps it took."""
-
-    bounds: Bounds
-    sweeps: int
-
-
-Algorithm = Callable[[MDP, float], Outcome]
-Solver = Callable[[MDP, float], Solution]
-
-
-def exact_solver(method: str) -> Callable[[Algorithm], Solver]:
-    """Make a solver ``(mdp, tol) -> Solution`` of an algorithm ``(mdp, tol) -> Outcome``.
+class Solver:
+    """An exact solver, as the registry names it: an algorithm that certifies what a goal asks for.
 
     At γ = 1 the algorithm sees the model with its free loops merged (rlkit/mdp/episodic.py).
     """
 
-    def decorate(algorithm: Algorithm) -> Solver:
-        @wraps(algorithm)
-        def solver(mdp: MDP, tol: float) -> Solution:
-            if not (tol > 0 and math.isfinite(tol)):
-                raise UsageError(f"tol={tol} is out of range; it must be a positive number")
-            begun = perf_counter()
-            if mdp.gamma == 1.0:
-                outcome, choice, bounds = _undiscounted(mdp, tol, algorithm)
-            else:
-                outcome = algorithm(mdp, tol)
-                bounds = outcome.bounds
-                choice = _greedy(mdp, bounds)
-            return _solution(mdp, method, bounds, choice, outcome.sweeps, begun)
+    method: str
+    algorithm: Algorithm
 
-        return solver
+    def __call__(
+        self,
+        mdp: MDP,
+        tol: float,
+        max_seconds: float = math.inf,
+        reason: str = "it was asked for",
+    ) -> Solution:
+        """See `rlkit.solve`; `reason` is why this solver was taken."""
+        _check_positive("tol", tol, "in units of reward")
+        if max_seconds != math.inf:
+            _check_positive("max_seconds", max_seconds, "of seconds")
+        goal = Goal(tol, max_seconds)
+        if mdp.gamma == 1.0:
+            bounds, Q, choice = _undiscounted(mdp, goal, self.algorithm)
+        else:
+            bounds = _reached(mdp, goal, self.algorithm)
+            Q, choice = _greedy(mdp, bounds)
+        reason = "; ".join([reason, *goal.notes])
+        return _solution(mdp, self.method, reason, bounds, Q, choice, goal)
 
-    return decorate
+
+def exact_solver(method: str) -> Callable[[Algorithm], Solver]:
+    """Make a `Solver` of an algorithm."""
+    return partial(Solver, method)
 
 
-def _undiscounted(mdp: MDP, tol: float, algorithm: Algorithm) -> tuple[Outcome, IntArray, Bounds]:
+def _check_positive(name: str, value: float, what: str) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise UsageError(f"{name}={value} is out of range; it must be a positive number {what}")
+
+
+def _reached(mdp: MDP, goal: Goal, algorithm: Algorithm) -> Bounds:
+    """The algorithm's bounds; wider ones, with a warning, where precision, time or patience end."""
+    try:
+        return algorithm(mdp, goal)
+    except ImpreciseError as error:
+        bounds, why = error.bounds, str(error)
+    except (OutOfTimeError, KeyboardInterrupt) as stop:
+        if goal.latest is None:
+            if isinstance(stop, KeyboardInterrupt):
+                raise
+            latest = np.zeros(mdp.n_states)
+        else:
+            latest = goal.latest()
+        bounds = reached_bounds(mdp, latest) or _no_bounds(mdp, latest)
+        cause = (
+            "interrupted"
+            if isinstance(stop, KeyboardInterrupt)
+            else f"max_seconds={goal.max_seconds:g} are over"
+        )
+        why = f"{cause} after {goal.seconds:.3g} s, before tol={goal.tol:g} was reached"
+    warn(f"{why}; values are certified to within {bounds.error:.2g}", RlkitWarning, stacklevel=4)
+    return bounds
+
+
+def _no_bounds(mdp: MDP, V: FloatArray) -> Bounds:
+    """All that is known of the value before anything has been proven."""
+    nothing = np.where(mdp.terminal, 0.0, np.inf)
+    return Bounds(V, -nothing, nothing)
+
+
+def _undiscounted(
+    mdp: MDP, goal: Goal, algorithm: Algorithm
+) -> tuple[Bounds, FloatArray, IntArray]:
     merged = merge_free_loops(mdp)
     try:
-        outcome = algorithm(merged.mdp, tol)
+        found = _reached(merged.mdp, goal, algorithm)
     except FreeLoopError as error:
         raise ModelError(
             f"{states(merged.members(error.loop))} can loop for ever at no cost that float64 tells "
             f"from 0 beside values of {error.size:.2g}, so the value at gamma=1 is uncertain; "
             "use gamma < 1, or a clear cost per step"
         ) from error
-    choice = merged.choice(_greedy(merged.mdp, outcome.bounds))
-    found = outcome.bounds
+    Q, choice = _greedy(merged.mdp, found)
+    if merged.mdp is mdp:
+        return found, Q, choice
     lifted = Bounds(*(x[merged.state] for x in (found.values, found.lower, found.upper)))
-    return outcome, choice, lifted
+    return lifted, backup(mdp, lifted.values)[0], merged.choice(choice)
 
 
-def _greedy(mdp: MDP, bounds: Bounds) -> IntArray:
-    return greedy(mdp, q_values(mdp, bounds.values), 4.0 * rounding(mdp, bounds.values))
+def _greedy(mdp: MDP, bounds: Bounds) -> tuple[FloatArray, IntArray]:
+    Q, _ = backup(mdp, bounds.values)
+    return Q, greedy(mdp, Q, 4.0 * rounding(mdp, bounds.values))
 
 
 def _solution(
-    mdp: MDP, method: str, bounds: Bounds, choice: IntArray, sweeps: int, begun: float
+    mdp: MDP,
+    method: str,
+    reason: str,
+    bounds: Bounds,
+    Q: FloatArray,
+    choice: IntArray,
+    goal: Goal,
 ) -> Solution:
     policy = np.full(mdp.n_states, -1, dtype=np.int64)
     policy[mdp.live] = mdp.actions[choice]
     return Solution(
         values=bounds.values,
         policy=policy,
-        q=q_values(mdp, bounds.values),
+        q=Q,
         lower=bounds.lower,
         upper=bounds.upper,
         offsets=mdp.offsets,
@@ -92,6 +139,7 @@ def _solution(
         gamma=mdp.gamma,
         start_value=None if mdp.start is None else float(mdp.start @ bounds.values),
         method=method,
-        sweeps=sweeps,
-        seconds=perf_counter() - begun,
+        sweeps=math.ceil(goal.sweeps),
+        seconds=goal.seconds,
+        reason=reason,
     )

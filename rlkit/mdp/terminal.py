@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,7 @@ from rich.style import Style
 from rich.text import Text
 
 from rlkit.mdp.draw_grid import WALL, GridLayout, fixed_point
-
-if TYPE_CHECKING:
-    from rlkit.mdp.solution import Solution
+from rlkit.mdp.model import FloatArray, IntArray
 
 MAX_BOXED_ROWS, MAX_ARROW_ROWS = 16, 40  # taller grids scroll away
 _MIN_INNER, _MAX_INNER = 4, 7  # characters between two vertical lines
@@ -30,11 +29,33 @@ _TONES = {
 _RAMP = np.array([[38, 62, 110], [48, 112, 150], [92, 160, 152], [176, 204, 144], [250, 234, 160]])
 
 
+class Drawable(Protocol):
+    """What has values (S,) and a policy (S,), such as a Solution."""
+
+    @property
+    def values(self) -> FloatArray: ...
+
+    @property
+    def policy(self) -> IntArray: ...
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Values (S,) and a policy (S,) to be drawn."""
+
+    values: FloatArray
+    policy: IntArray
+
+
 def draw(
-    solution: Solution, layout: GridLayout, width: int = 80, ascii_only: bool = False
+    solution: Drawable,
+    layout: GridLayout,
+    width: int = 80,
+    ascii_only: bool = False,
+    arrows_only: bool = False,
 ) -> Text | None:
     """The grid with a value and an arrow in each cell, or with arrows alone where that is too wide
-    or too tall; None where the arrows don't fit either.
+    or too tall, or all that is wanted; None where the arrows don't fit either.
 
     Colours (higher values are lighter) appear where the console has them; the text alone says all.
     """
@@ -42,7 +63,7 @@ def draw(
     inner = min(_MAX_INNER, (width - 1) // cols - 1)
     values = _formatted(solution.values[layout.states[(layout.states >= 0) & ~layout.ends]], inner)
     text = Text(no_wrap=True)
-    if rows <= MAX_BOXED_ROWS and inner >= _MIN_INNER and values is not None:
+    if not arrows_only and rows <= MAX_BOXED_ROWS and inner >= _MIN_INNER and values is not None:
         pieces = _boxed(solution, layout, inner, values)
     elif rows <= MAX_ARROW_ROWS and 2 * cols - 1 <= width:
         pieces = _arrows(solution, layout)
@@ -62,7 +83,7 @@ def _formatted(values: NDArray[np.float64], inner: int) -> int | None:
 
 
 def _boxed(
-    solution: Solution, layout: GridLayout, inner: int, decimals: int
+    solution: Drawable, layout: GridLayout, inner: int, decimals: int
 ) -> Iterator[tuple[str, Style]]:
     rows, cols = layout.shape
     line = "─" * inner
@@ -81,7 +102,7 @@ def _boxed(
 
 
 def _cell(
-    solution: Solution, layout: GridLayout, row: int, col: int, inner: int, decimals: int
+    solution: Drawable, layout: GridLayout, row: int, col: int, inner: int, decimals: int
 ) -> tuple[str, str]:
     """A cell's two lines: value and arrow, or what the cell is."""
     mark, state = str(layout.marks[row, col]), layout.states[row, col]
@@ -95,7 +116,7 @@ def _cell(
     return value, arrow if mark == " " else mark + arrow[1:]
 
 
-def _arrows(solution: Solution, layout: GridLayout) -> Iterator[tuple[str, Style]]:
+def _arrows(solution: Drawable, layout: GridLayout) -> Iterator[tuple[str, Style]]:
     rows, cols = layout.shape
     heat = _heat(solution, layout)
     for row in range(rows):
@@ -111,13 +132,13 @@ def _arrows(solution: Solution, layout: GridLayout) -> Iterator[tuple[str, Style
         yield "\n", _RULE
 
 
-def arrow_of(solution: Solution, layout: GridLayout, row: int, col: int) -> str:
+def arrow_of(solution: Drawable, layout: GridLayout, row: int, col: int) -> str:
     """The policy's arrow in a cell, a blank where the model ends there."""
     action = int(solution.policy[layout.states[row, col]])
     return layout.arrows[action] if action >= 0 else " "
 
 
-def _heat(solution: Solution, layout: GridLayout) -> list[list[Style]]:
+def _heat(solution: Drawable, layout: GridLayout) -> list[list[Style]]:
     """A style for each cell: the lighter the background, the higher the value."""
     inside = (layout.states >= 0) & ~layout.ends
     values = np.where(inside, layout.spread(solution.values, 0.0), 0.0)

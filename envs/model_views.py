@@ -1,0 +1,120 @@
+"""What is seen of a finite MDP's state: its number, one-hot, or its place on a grid."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from rlkit.errors import UsageError
+from rlkit.mdp.draw_grid import WALL, GridLayout
+from rlkit.registry import unknown
+from rlkit.system import require_memory
+
+OBSERVE = ("index", "one-hot", "coordinates", "pixels")
+SIDE = 84  # pixels of a grid's longer side, about
+_FLOOR, _WALL, _GOOD, _BAD = (246, 246, 242), (44, 52, 64), (46, 160, 103), (204, 71, 66)
+_AGENT = (31, 97, 190)
+
+
+class View(Protocol):
+    """`space` is what is observed; a call gives the observations (N, *obs) of states (N,)."""
+
+    @property
+    def space(self) -> spaces.Space[Any]: ...
+
+    def __call__(self, states: NDArray[np.int64]) -> NDArray[Any]: ...
+
+
+def view_for(observe: str, n_states: int, layout: GridLayout | None, n_envs: int) -> View:
+    """The view of that name. Raises UsageError where the model is no grid, or N are too many."""
+    if observe not in OBSERVE:
+        raise unknown("observation", observe, OBSERVE)
+    if observe == "index":
+        return Index(n_states)
+    if observe == "one-hot":
+        require_memory(
+            4 * n_states * n_envs,
+            f"observe is one-hot and the model has {n_states:,} states",
+            f"an observation of {n_envs} environments",
+            lambda free: f"{free // (4 * n_envs):,} states",
+        )
+        return OneHot(n_states)
+    if layout is None:
+        raise UsageError(f"observe is {observe}, and the model is no grid; allowed: index, one-hot")
+    return Coordinates(layout, n_states) if observe == "coordinates" else Picture(layout, n_states)
+
+
+class Index:
+    """The state's number: Discrete(S)."""
+
+    def __init__(self, n_states: int) -> None:
+        self.space = spaces.Discrete(n_states)
+
+    def __call__(self, states: NDArray[np.int64]) -> NDArray[np.int64]:
+        return states.copy()
+
+
+class OneHot:
+    """1 at the state's number and 0 elsewhere: Box (S,) float32."""
+
+    def __init__(self, n_states: int) -> None:
+        self.space = spaces.Box(0.0, 1.0, (n_states,), np.float32)
+
+    def __call__(self, states: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows = np.zeros((len(states), *self.space.shape), np.float32)
+        rows[np.arange(len(states)), states] = 1.0
+        return rows
+
+
+class Coordinates:
+    """The cell's row and column, each scaled to [0, 1]: Box (2,) float32."""
+
+    def __init__(self, layout: GridLayout, n_states: int) -> None:
+        self.space = spaces.Box(0.0, 1.0, (2,), np.float32)
+        largest = np.maximum(np.array(layout.shape) - 1, 1)
+        places: NDArray[np.float32] = (_cells(layout, n_states) / largest).astype(np.float32)
+        self._places = places  # (S, 2)
+
+    def __call__(self, states: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._places[states]
+
+
+class Picture:
+    """The grid from above with the agent in it: Box (height, width, 3) uint8.
+
+    A cell is so many pixels wide that the longer side has up to 84 of them, and at least one.
+    """
+
+    def __init__(self, layout: GridLayout, n_states: int) -> None:
+        self._places = _cells(layout, n_states)
+        self._side = side = max(1, SIDE // max(layout.shape))
+        colours = np.full((*layout.shape, 3), _FLOOR, np.uint8)
+        colours[(layout.states < 0) | (layout.marks == WALL)] = _WALL
+        colours[layout.tones > 0], colours[layout.tones < 0] = _GOOD, _BAD
+        rows, columns = layout.shape
+        self._grid = colours.repeat(side, axis=0).repeat(side, axis=1)
+        self._shape = (rows, side, columns, side, 3)
+        self.space = spaces.Box(0, 255, self._grid.shape, np.uint8)
+
+    def __call__(self, states: NDArray[np.int64]) -> NDArray[np.uint8]:
+        n = len(states)
+        pictures = np.repeat(self._grid[None], n, axis=0)
+        row, column = self._places[states].T
+        pictures.reshape(n, *self._shape)[np.arange(n), row, :, column] = _AGENT
+        return pictures
+
+
+def _cells(layout: GridLayout, n_states: int) -> NDArray[np.int64]:
+    """The row and column of each state: (S, 2)."""
+    cells = np.argwhere(layout.states >= 0)
+    if len(cells) != n_states:
+        raise UsageError(
+            f"the layout shows {len(cells)} states, and the model has {n_states}; give the layout "
+            "of this model"
+        )
+    places = np.empty((n_states, 2), np.int64)
+    places[layout.states[tuple(cells.T)]] = cells
+    return places

@@ -1,0 +1,132 @@
+"""What the compiled solvers share: a model in flow order, and proofs by sweeps over the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rlkit import registry
+from rlkit.mdp import kernels
+from rlkit.mdp.bellman import rounding
+from rlkit.mdp.bounds import Bounds, Certifier, LongestTimes, Unproven, longest_times, shortfall
+from rlkit.mdp.compact import Compact
+from rlkit.mdp.flow import arrange, flow_order
+from rlkit.mdp.goal import Goal
+from rlkit.mdp.iterate import Iterate, StalledError
+from rlkit.mdp.model import MDP, BoolArray, FloatArray
+from rlkit.mdp.solver import Solver
+
+FEW = 50_000  # states up to which a policy's equations may be factorised
+_MOST_CALLS = 20  # before the times to the end are taken to be too long to be found
+_STEPS = 3.0  # a guess at how many it takes to get past a level
+_MOST_MIXING_SWEEPS = 40  # more predicted: policy iteration
+
+Settle = Callable[[Iterate, float], float]
+
+
+def certified(mdp: MDP, goal: Goal, settle: Settle) -> Bounds:
+    """Bounds by values that `settle` brings ever closer to a solution of Bellman's equation.
+
+    settle: called with an iterate and a target; improves it until a Gauss–Seidel sweep changes no
+        value by more than the target or by more than rounding does, or for a while; returns the
+        change. Raises StalledError where that will not get any smaller.
+    """
+    compact = Compact.of(mdp)
+    begin = _mix(mdp, compact, goal)
+    if isinstance(begin, Bounds):
+        return begin
+    order, levels = flow_order(mdp, compact)
+
+    def original(x: FloatArray) -> FloatArray:
+        """(S,) in the model's numbering, 0 at terminals."""
+        y = np.zeros(mdp.n_states)
+        y[order] = x
+        return y
+
+    def times(tied: BoolArray) -> FloatArray | Unproven:
+        flow = arrange(mdp, compact, order, levels, np.ones(mdp.n_pairs), tied)
+        clock = Iterate(flow, goal)
+        try:
+            for _ in range(_MOST_CALLS):
+                if settle(clock, 0.3) <= 0.3:
+                    return original(clock.V)
+        except StalledError:
+            pass
+        if mdp.n_states > FEW:
+            return Unproven(np.inf, np.empty(0, dtype=np.int64))
+        return longest_times(mdp, tied)
+
+    certify = Certifier(mdp, goal, times=times, longest=_STEPS * levels.size)
+    iterate = Iterate(arrange(mdp, compact, order, levels, mdp.r), goal)
+    if begin is not None:
+        iterate.V[:] = begin[order]
+        iterate.begun = True
+
+    def values() -> FloatArray:
+        return original(iterate.V)
+
+    goal.latest = values
+    # The error is at most the residual times the time to the end (four times, if proven so).
+    longest = 1.0 / (1.0 - mdp.gamma) if mdp.gamma < 1.0 else 4 * _STEPS * levels.size
+    target = goal.tol / 2 / longest
+    Q, TV = np.empty(mdp.n_pairs if mdp.gamma == 1.0 else 0), np.empty(mdp.n_states)
+    while True:
+        try:
+            change = settle(iterate, target)
+        except StalledError:
+            change = np.inf
+        V = values()
+        kernels.jacobi(*compact.arrays, mdp.gamma, V, Q, TV, kernels.NO_POLICY)
+        goal.sweeps += 1
+        bounds = certify(V, Q, TV)
+        if bounds is not None:
+            return bounds
+        if change == np.inf:
+            return _last_resort(mdp, goal, V, times)
+        if change <= max(target, 2 * iterate.slack):
+            if target <= rounding(mdp, V):
+                return certify.final(V, Q, TV)
+            target = min(target, certify.gate) / 4
+
+
+def _last_resort(mdp: MDP, goal: Goal, V: FloatArray, times: LongestTimes) -> Bounds:
+    """Howard's policy iteration, unless there are too many states for its linear systems."""
+    if mdp.n_states > FEW:
+        words = f"values no longer get closer to the optimum before tol={goal.tol:g} is reached"
+        raise shortfall(mdp, V, words, times)
+    solver: Solver = registry.load(registry.SOLVERS["policy-iteration"].target)
+    return solver.algorithm(mdp, goal)
+
+
+def _mix(mdp: MDP, compact: Compact, goal: Goal) -> Bounds | FloatArray | None:
+    """Modified policy iteration where nothing ends, while the span of changes shrinks fast.
+
+    There MacQueen's bounds settle a model as fast as it forgets where it began, whatever γ is. That
+    the values are all off by the same amount is of no consequence to the bounds.
+    Returns bounds, or values (S,) to go on from, or None.
+    """
+    certify = Certifier(mdp, goal)
+    if not certify.closed or mdp.gamma == 1.0:
+        return None
+    gamma, n = mdp.gamma, mdp.n_states
+    V, TV, Q = np.zeros(n), np.empty(n), np.empty(0)
+    policy = np.empty(n, dtype=np.uint32)
+    wanted = 2 * goal.tol * (1.0 - gamma) / max(gamma, 1e-9)
+    before = np.inf
+    for sweep in range(2 * _MOST_MIXING_SWEEPS):
+        low, high = kernels.jacobi(*compact.arrays, gamma, V, Q, TV, policy)
+        goal.sweeps += 1
+        bounds = certify(V, Q, TV)
+        if bounds is not None:
+            return bounds
+        V, TV = TV, V
+        ratio, before = (high - low) / before, high - low
+        if sweep > 3 and not wanted > before * ratio**_MOST_MIXING_SWEEPS:
+            break
+        # As many sweeps of the policy as cost half a sweep of all actions, or a little more.
+        for _ in range(1 + mdp.n_pairs // (2 * n)):
+            kernels.follow(*compact.arrays[1:], gamma, policy, V, TV)
+            goal.sweeps += 1
+            V, TV = TV, V
+    return V + gamma / (1 - gamma) * (low + high) / 2

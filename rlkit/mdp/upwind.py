@@ -1,0 +1,230 @@
+"""Gauss–Seidel in a window that slides along the flow, away from the ends, once.
+
+Where policies carry episodes mostly one way, values depend mostly on states that lie nearer to an
+end. In flow order those come first: they can be settled first, and what comes later hardly changes
+them. So the states are cut into tiles, and a window of four tiles slides over them. The first of
+the four leaves the window once its values and those of the second have converged; by then those of
+the next two are good enough to lean on. A tile that enters starts from values that continue those
+below it. All sweeps stay inside the window, which stays inside the processor's cache: the time
+grows linearly with the number of states.
+
+What a tile's near side feels of its far side dies away like ((1 − u) / u)^-depth, where u is the
+share of probability with which the policy moves against the order; this sets the depth of tiles.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkit.mdp import kernels
+from rlkit.mdp.compact import UintArray
+from rlkit.mdp.iterate import Iterate, settle
+from rlkit.mdp.kernels import MODEL, F, U, kernel
+from rlkit.mdp.model import FloatArray
+
+_MOST_AGAINST = 0.22  # u above this: the window would have to be too wide
+_DECAY = 14.5  # ln of how much less a tile's near side feels than what happens at its far side
+_LEAST_STATES = 500  # in a tile: fewer cost more in calls than they save
+_LEVELS = (5, 60)  # of the search, least and most in a tile
+_ROUNDS = 100  # in a window
+_MOST_SWEEPS = 200  # over all states, before it is given up
+_WINDOW = 4  # tiles
+_CONVERGED = 2  # tiles of it whose values have to be, before the first of them leaves
+_NO_TILES: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+_improve, _evaluate = kernels.improve.load(), kernels.evaluate.load()
+
+
+class Upwind:
+    """Brings iterates in the same flow order to their targets by a sliding window.
+
+    By `settle` where a window does not suit the model.
+    """
+
+    def __init__(self) -> None:
+        self._tiles: NDArray[np.int64] | None = None
+
+    def __call__(self, iterate: Iterate, target: float) -> float:
+        """As `settle`: see there for what is raised."""
+        if self._tiles is None:
+            self._tiles = _tiles(iterate)
+            iterate.begun = not self._tiles.size
+        target = max(target, 2 * iterate.slack)
+        if self._tiles.size:
+            if not iterate.begun:
+                _slide(iterate, self._tiles, target)
+            if _patch(iterate, self._tiles, target):
+                return target
+            self._tiles = _NO_TILES
+            iterate.goal.notes.append("the window did not settle it: inexact policy iteration")
+        return settle(iterate, target)
+
+
+def _tiles(iterate: Iterate) -> NDArray[np.int64]:
+    """Where tiles begin, and at last n; empty where a sliding window does not suit the model."""
+    flow = iterate.flow
+    if not flow.ends or flow.levels.size < _WINDOW * _LEVELS[0]:
+        return _NO_TILES
+    iterate.begin()
+    iterate.improve(1)
+    iterate.improve(1)
+    u = against(flow.ptr, flow.idx, flow.p, iterate.policy)
+    if u > _MOST_AGAINST:
+        iterate.goal.notes.append(
+            f"a share {u:.2f} of the moves goes against the flow: inexact policy iteration"
+        )
+        return _NO_TILES
+    depth = math.ceil(_DECAY / max(0.3, math.log((1 - u) / u) if u > 0 else math.inf))
+    depth = min(max(depth, _LEVELS[0]), _LEVELS[1])
+    cuts = [0]
+    for cut in flow.levels[depth::depth].tolist():
+        if cut - cuts[-1] >= _LEAST_STATES:
+            cuts.append(cut)
+    if flow.n_states - cuts[-1] < _LEAST_STATES and len(cuts) > 1:
+        cuts.pop()
+    return np.array([*cuts, flow.n_states]) if len(cuts) > _WINDOW else _NO_TILES
+
+
+def _slide(iterate: Iterate, tiles: NDArray[np.int64], target: float) -> None:
+    """One pass of the window; a tile that takes more than `_ROUNDS` is left as it is."""
+    iterate.begun = True
+    flow, V, policy = iterate.flow, iterate.V, iterate.policy
+    last = tiles.size - 1
+    ready = 0
+    for tile in range(last):
+        while ready < min(tile + _WINDOW + 1, last):  # the window, and a tile that it leans on
+            kernels.start(*flow.model, V, policy, tiles[ready], tiles[ready + 1])
+            ready += 1
+        _, work = settle_window(
+            *flow.model,
+            V,
+            policy,
+            tiles[tile],
+            tiles[min(tile + _CONVERGED, last)],
+            tiles[min(tile + _WINDOW, last)],
+            target,
+            iterate.slack_for(1.0),
+            _ROUNDS,
+        )
+        iterate.goal.sweeps += work / flow.n_states
+        iterate.goal.check_time()
+
+
+def _patch(iterate: Iterate, tiles: NDArray[np.int64], target: float) -> bool:
+    """Sweep over tiles that still change, until none does by more than the target; False: too long.
+
+    What changes a tile may change its neighbours.
+    """
+    flow, V, policy = iterate.flow, iterate.V, iterate.policy
+    target = max(target, 2 * iterate.slack)
+    budget = iterate.goal.sweeps + _MOST_SWEEPS
+    active = np.ones(tiles.size - 1, dtype=np.bool_)
+    rounds = 1
+    while active.any():
+        change, work = sweep_tiles(
+            *flow.model, V, policy, tiles, active, target, iterate.slack_for(1.0), rounds
+        )
+        iterate.goal.sweeps += work / flow.n_states
+        iterate.goal.check_time()
+        if iterate.goal.sweeps > budget or not np.isfinite(change):
+            return False
+        rounds = 3
+    return True
+
+
+@kernel(f"float64({U}, {U}, {F}, {U})")
+def against(ptr: UintArray, idx: UintArray, p: FloatArray, policy: UintArray) -> float:
+    """The share of the policy's probability that leads to states with higher numbers."""
+    up, total = 0.0, 0.0
+    for s in range(policy.size):
+        pair = policy[s]
+        for k in range(ptr[pair], ptr[pair + 1]):
+            total += p[k]
+            if idx[k] > s:
+                up += p[k]
+    return up / max(total, 1e-300)
+
+
+@kernel(
+    f"UniTuple(float64, 2)({MODEL}, float64[::1], uint32[::1], int64, int64, int64, float64, "
+    "float64, int64)"
+)
+def settle_window(
+    off: UintArray,
+    ptr: UintArray,
+    idx: UintArray,
+    p: FloatArray,
+    r: FloatArray,
+    V: FloatArray,
+    policy: UintArray,
+    first: int,
+    middle: int,
+    last: int,
+    target: float,
+    slack: float,
+    rounds: int,
+) -> tuple[float, float]:
+    """Sweep over states first..last until an improvement changes first..middle by ≤ target.
+
+    Returns the last change, and how many states were visited.
+    """
+    change, visits = np.inf, 0
+    for _ in range(rounds):
+        change, _ = _improve(off, ptr, idx, p, r, V, policy, first, middle, 1, slack)
+        visits += middle - first
+        if change <= target:
+            break
+        _improve(off, ptr, idx, p, r, V, policy, middle, last, 1, slack)
+        for _ in range(2):
+            _evaluate(ptr, idx, p, r, V, policy, last - 1, first - 1, -1)
+            _evaluate(ptr, idx, p, r, V, policy, first, last, 1)
+        _evaluate(ptr, idx, p, r, V, policy, last - 1, first - 1, -1)
+        visits += last - middle + 5 * (last - first)
+    return change, float(visits)
+
+
+@kernel(
+    f"UniTuple(float64, 2)({MODEL}, float64[::1], uint32[::1], int64[::1], boolean[::1], float64, "
+    "float64, int64)"
+)
+def sweep_tiles(
+    off: UintArray,
+    ptr: UintArray,
+    idx: UintArray,
+    p: FloatArray,
+    r: FloatArray,
+    V: FloatArray,
+    policy: UintArray,
+    tiles: NDArray[np.int64],
+    active: NDArray[np.bool_],
+    target: float,
+    slack: float,
+    rounds: int,
+) -> tuple[float, float]:
+    """Up to `rounds` of sweeps over each active tile, which activate the tiles beside those that
+    change by more than the target. Returns the largest change and the number of states visited."""
+    worst, visits = 0.0, 0.0
+    for tile in range(active.size):
+        if not active[tile]:
+            continue
+        first, last = tiles[tile], tiles[tile + 1]
+        moved = 0.0
+        for _ in range(rounds):
+            change, _ = _improve(off, ptr, idx, p, r, V, policy, first, last, 1, slack)
+            visits += last - first
+            moved = max(moved, change)
+            if change <= target:
+                break
+            for _ in range(2):
+                _evaluate(ptr, idx, p, r, V, policy, last - 1, first - 1, -1)
+                _evaluate(ptr, idx, p, r, V, policy, first, last, 1)
+            visits += 4 * (last - first)
+        worst = max(worst, moved)
+        active[tile] = moved > target
+        if moved > target:
+            active[max(tile - 1, 0)] = True
+            active[min(tile + 1, active.size - 1)] = True
+    return worst, visits

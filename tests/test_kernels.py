@@ -1,0 +1,151 @@
+"""Compiled kernels against NumPy, and the order that models are brought into."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from mdp_referee import random_mdp
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import shortest_path
+
+from rlkit import MDP
+from rlkit.envs.gridworld import GridWorld
+from rlkit.mdp import bellman, kernels
+from rlkit.mdp.compact import Compact
+from rlkit.mdp.flow import arrange, flow_order
+from rlkit.mdp.graph import unending_states
+
+SEEDS = range(8)
+
+
+def models(gamma):
+    """Ragged, with terminals, self-loops and missing mass; one of them without pairs at all."""
+    yield from (random_mdp(seed, gamma, n_states=40, n_actions=4) for seed in SEEDS)
+    yield GridWorld(size=20, slip=0.3).mdp(gamma)
+    yield MDP.from_pairs(csr_array((0, 2)), [], [0, 0, 0], gamma)
+
+
+def test_a_jacobi_sweep_is_bellmans_operator():
+    for mdp in models(0.9):
+        V = np.random.default_rng(0).normal(size=mdp.n_states)
+        Q, TV = np.empty(mdp.n_pairs), np.empty(mdp.n_states)
+        policy = np.zeros(mdp.n_states, dtype=np.uint32)
+        low, high = kernels.jacobi(*Compact.of(mdp).arrays, 0.9, V, Q, TV, policy)
+        np.testing.assert_allclose(Q, bellman.q_values(mdp, V), rtol=0, atol=1e-13)
+        np.testing.assert_array_equal(TV, bellman.state_max(mdp, Q))
+        if mdp.live.size:
+            change = (TV - V)[mdp.live]
+            assert (low, high) == (change.min(), change.max())
+            np.testing.assert_array_equal(policy[mdp.live], bellman.greedy(mdp, Q, 0.0))
+        nothing = (np.empty(0), TV, kernels.NO_POLICY)
+        assert kernels.jacobi(*Compact.of(mdp).arrays, 0.9, V, *nothing) == (low, high)
+
+
+def test_large_models_get_the_same_operators(monkeypatch):
+    for mdp in models(0.9):
+        rng = np.random.default_rng(1)
+        V, allowed = rng.normal(size=mdp.n_states), rng.random(mdp.n_pairs) < 0.7
+        allowed[mdp.offsets[mdp.live]] = True
+        results = []
+        for large in (0, 10**9):
+            monkeypatch.setattr("rlkit.mdp.compact._LARGE", large)
+            Q, TV = bellman.backup(mdp, V)
+            # Rewards are few, so that many actions tie.
+            first = bellman.greedy(mdp, np.round(Q), 0.0)
+            kept = bellman.greedy(mdp, np.round(Q), 0.5, incumbent=first)
+            best = bellman.state_max(mdp, Q, allowed)
+            results.append((Q, TV, first, kept, best, unending_states(mdp)))
+        for compiled, plain in zip(*results, strict=True):
+            np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-13)
+
+
+def test_a_sweep_of_a_policy_without_maximum():
+    mdp = MDP.from_arrays(np.full((5, 3, 5), 0.2), np.arange(15.0).reshape(5, 3), 0.9)
+    V, TV = np.arange(5.0), np.empty(5)
+    policy = np.array([2, 4, 6, 11, 12], dtype=np.uint32)
+    kernels.follow(*Compact.of(mdp).arrays[1:], 0.9, policy, V, TV)
+    np.testing.assert_allclose(TV, mdp.r[policy] + 0.9 * 2.0, rtol=0, atol=1e-14)
+
+
+def reference_sweep(mdp, V, order, choice=None):
+    """Gauss–Seidel backups one state at a time, self-loops solved for; V is changed in place."""
+    dense, switched = mdp.P.toarray(), {}
+    for s in order:
+        best, arg = -np.inf, None
+        pairs = range(mdp.offsets[s], mdp.offsets[s + 1]) if choice is None else [choice[s]]
+        for pair in pairs:
+            stay = mdp.gamma * dense[pair, s]
+            rest = mdp.gamma * (dense[pair] @ V - dense[pair, s] * V[s])
+            q = (mdp.r[pair] + rest) / (1 - stay)
+            if q > best:
+                best, arg = q, pair
+        V[s], switched[s] = best, arg
+    return switched
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_gauss_seidel_sweeps_in_flow_order(step):
+    for mdp in models(0.9):
+        if not mdp.live.size:
+            continue
+        compact = Compact.of(mdp)
+        order, levels = flow_order(mdp, compact)
+        flow = arrange(mdp, compact, order, levels, mdp.r)
+        V = np.random.default_rng(2).normal(size=mdp.n_states) * ~mdp.terminal
+        mine, policy = V[order], flow.off[:-1].copy()
+        n = order.size
+        ends = (0, n) if step > 0 else (n - 1, -1)
+        before = V.copy()
+        taken = reference_sweep(mdp, V, order[::step])
+        change, _ = kernels.improve(*flow.model, mine, policy, *ends, step, 0.0)
+        np.testing.assert_allclose(mine, V[order], rtol=0, atol=1e-12)
+        assert change == pytest.approx(np.abs(V - before).max(), abs=1e-12)
+        # The same policy's own sweep.
+        before = V.copy()
+        reference_sweep(mdp, V, order[::step], taken)
+        change = kernels.evaluate(*flow.model[1:], mine, policy, *ends, step)
+        np.testing.assert_allclose(mine, V[order], rtol=0, atol=1e-12)
+        assert change == pytest.approx(np.abs(V - before).max(), abs=1e-12)
+
+
+def test_incumbents_stay_on_ties():
+    # Both actions of state 0 end with -1; the second is a little worse in state 1.
+    mdp = MDP.from_pairs(csr_array((4, 2)), [-1, -1, -1, -1 - 1e-9], [0, 2, 4], 0.9)
+    compact = Compact.of(mdp)
+    flow = arrange(mdp, compact, *flow_order(mdp, compact), mdp.r)
+    policy = np.array([1, 3], dtype=np.uint32)
+    _, switched = kernels.improve(*flow.model, np.zeros(2), policy, 0, 2, 1, 1e-12)
+    assert (policy.tolist(), switched) == ([1, 2], 1)
+
+
+def test_flow_order_is_a_breadth_first_search_from_the_ends():
+    for mdp in models(1.0):
+        compact = Compact.of(mdp)
+        order, levels = flow_order(mdp, compact)
+        assert sorted(order.tolist()) == mdp.live.tolist()
+        assert levels[0] == 0
+        S = mdp.n_states
+        steps = mdp.P.tocoo()
+        tails = np.concatenate([mdp.pair_state[steps.coords[0]], mdp.pair_state[mdp.ends]])
+        heads = np.concatenate([steps.coords[1], np.full(int(mdp.ends.sum()), S)])
+        ends = [S, *np.flatnonzero(mdp.terminal).tolist()]  # S is the end in between states
+        graph = csr_array((np.ones(tails.size), (heads, tails)), shape=(S + 1, S + 1))
+        distance = shortest_path(graph, unweighted=True, indices=ends).min(axis=0)[:S]
+        for level, (first, last) in enumerate(itertools.pairwise(levels)):
+            assert np.all(distance[order[first:last]] == level + 1)
+        assert np.all(np.isinf(distance[order[levels[-1] :]]))
+        np.testing.assert_array_equal(np.sort(order[levels[-1] :]), unending_states(mdp))
+
+
+def test_indices_of_64_bits_are_taken():
+    mdp = random_mdp(3, 0.9, n_states=20)
+    wide = csr_array(
+        (mdp.P.data, mdp.P.indices.astype(np.int64), mdp.P.indptr.astype(np.int64)), mdp.P.shape
+    )
+    object.__setattr__(mdp, "P", wide)
+    compact = Compact.of(mdp)
+    V, TV, Q = np.ones(20), np.empty(20), np.empty(mdp.n_pairs)
+    kernels.jacobi(*compact.arrays, 0.9, V, Q, TV, kernels.NO_POLICY)
+    np.testing.assert_allclose(Q, bellman.q_values(mdp, V), rtol=0, atol=1e-13)
