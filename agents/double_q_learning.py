@@ -48,6 +48,7 @@ class DoubleQLearning(Agent):
 
     def __init__(self, setting: Setting, recipe: DoubleQLearningRecipe) -> None:
         super().__init__(setting)
+        self.recipe = recipe
         self.control = Control(setting, recipe, self.clock, self.generator, tables=2)
         self.memory, self.parts = self.control.memory, self.control.parts
         self._coins = Noise(_uniform, setting.n_envs, self.generator)

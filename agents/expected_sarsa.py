@@ -38,6 +38,7 @@ class ExpectedSARSA(Agent):
 
     def __init__(self, setting: Setting, recipe: ExpectedSARSARecipe) -> None:
         super().__init__(setting)
+        self.recipe = recipe
         self.control = Control(setting, recipe, self.clock, self.generator)
         self.memory, self.parts = self.control.memory, self.control.parts
 

@@ -1,8 +1,8 @@
 """Linear programming: the optimal values are the least that no backup can raise.
 
 d'Epenoux (1963); Puterman, Markov Decision Processes (1994), §6.9 for γ < 1; Bertsekas and
-Tsitsiklis (1991) for γ = 1. By HiGHS, through SciPy, whose dual solution is an optimal policy. The values are
-those of this policy, and their bounds are proven as anywhere, so that HiGHS need not be trusted.
+Tsitsiklis (1991) for γ = 1. By HiGHS, through SciPy, whose dual solution is an optimal policy. The
+values are those of this policy, and their bounds are proven as anywhere: HiGHS need not be trusted.
 """
 
 from __future__ import annotations

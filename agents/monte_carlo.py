@@ -63,6 +63,7 @@ class MonteCarlo(Agent):
 
     def __init__(self, setting: Setting, recipe: MonteCarloRecipe) -> None:
         super().__init__(setting)
+        self.recipe = recipe
         self.control = Control(setting, recipe, self.clock, self.generator)
         self.memory = self.control.memory
         self._episodes = Held(_room(setting.n_envs, FIRST_ROOM))  # those under way

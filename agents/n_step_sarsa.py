@@ -58,6 +58,7 @@ class NStepSARSA(Agent):
 
     def __init__(self, setting: Setting, recipe: NStepSARSARecipe) -> None:
         super().__init__(setting)
+        self.recipe = recipe
         self.control = Control(setting, recipe, self.clock, self.generator)
         self.memory = self.control.memory
         shape = (setting.n_envs, recipe.n_step)

@@ -49,26 +49,26 @@ RECIPES = {
             visit_exponent=0.5,
             exploration=Schedule(1, 0.3),
         ),
-        Result(mean_return=0.0, worst_return=0.0, seeds=5, episodes=1000, seconds=0.0),
+        Result(mean_return=0.7, worst_return=0.64, seeds=5, episodes=100, seconds=45.3),
     ),
     "FrozenLake8x8-v1": Tuned(
         QLearningRecipe(
-            steps=1_000_000,
+            steps=2_000_000,
             envs=64,
             gamma=0.995,
             learning_rate=Schedule(1, 0.05),
             visit_exponent=0.5,
             exploration=Schedule(1, 0.3),
         ),
-        Result(mean_return=0.0, worst_return=0.0, seeds=5, episodes=1000, seconds=0.0),
+        Result(mean_return=0.88, worst_return=0.83, seeds=5, episodes=100, seconds=141.0),
     ),
     "CliffWalking-v1": Tuned(
         QLearningRecipe(steps=20_000, learning_rate=Schedule(1), exploration=Schedule(0.1)),
-        Result(mean_return=0.0, worst_return=0.0, seeds=5, episodes=1000, seconds=0.0),
+        Result(mean_return=-13.0, worst_return=-13.0, seeds=5, episodes=100, seconds=3.3),
     ),
     "Taxi-v4": Tuned(
         QLearningRecipe(steps=300_000, learning_rate=Schedule(1), exploration=Schedule(1, 0.1)),
-        Result(mean_return=0.0, worst_return=0.0, seeds=5, episodes=1000, seconds=0.0),
+        Result(mean_return=7.78, worst_return=7.68, seeds=5, episodes=100, seconds=99.7),
     ),
 }
 
@@ -82,6 +82,7 @@ class QLearning(Agent):
 
     def __init__(self, setting: Setting, recipe: QLearningRecipe) -> None:
         super().__init__(setting)
+        self.recipe = recipe
         self.control = Control(setting, recipe, self.clock, self.generator)
         self.memory, self.parts = self.control.memory, self.control.parts
 

@@ -42,6 +42,7 @@ class SARSA(Agent):
 
     def __init__(self, setting: Setting, recipe: SARSARecipe) -> None:
         super().__init__(setting)
+        self.recipe = recipe
         self.control = Control(setting, recipe, self.clock, self.generator)
         self.memory = self.control.memory
         n = setting.n_envs

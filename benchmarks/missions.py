@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
-from gymnasium import spaces
-from gymnasium.wrappers import FilterObservation, TransformObservation
+from gymnasium.wrappers import FilterObservation
 from seeds import Setting, table
 
+from rlkit.envs.make import make_env
+
 DOOR_KEY = "MiniGrid-DoorKey-5x5-v0"
-GO_TO = "MiniGrid-GoToDoor-5x5-v0"  # the mission says at which of four doors to stop
+GO_TO = "BabyAI-GoToLocalS5N2-v0"  # the mission says to which of two objects
 RECIPE = {
     "envs": 16,
     "minibatch_size": 512,
@@ -31,20 +31,8 @@ RECIPE = {
 }
 
 
-def room(name: str, mission: bool = True) -> gym.Env[Any, Any]:
-    """The environment with its cells' true bounds, for it declares all bytes, up to 255.
-
-    A cell is three numbers, of its object, its colour and its state: `rlkit` scales by the bounds.
-    """
-    from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
-
-    env = gym.make(name)
-    parts = dict(env.observation_space.spaces)
-    most = [max(codes.values()) for codes in (OBJECT_TO_IDX, COLOR_TO_IDX, STATE_TO_IDX)]
-    high = np.broadcast_to(np.array(most, np.uint8), parts["image"].shape)
-    parts["image"] = spaces.Box(np.zeros_like(high), high, dtype=np.uint8)
-    env = TransformObservation(env, lambda obs: obs, spaces.Dict(parts))
-    return env if mission else FilterObservation(env, ("image", "direction"))
+def without_mission(name: str) -> gym.Env[Any, Any]:
+    return FilterObservation(make_env(name), ("image", "direction"))
 
 
 def setting(name: str, env: Any, steps: int) -> Setting:
@@ -52,9 +40,9 @@ def setting(name: str, env: Any, steps: int) -> Setting:
 
 
 SETTINGS = [
-    setting("DoorKey-5x5, ppo gru", partial(room, DOOR_KEY), 150_000),
-    setting("GoToDoor-5x5, ppo gru", partial(room, GO_TO), 100_000),
-    setting("GoToDoor-5x5, ppo gru, mission not shown", partial(room, GO_TO, False), 100_000),
+    setting("DoorKey-5x5, ppo gru", DOOR_KEY, 150_000),
+    setting("GoToLocalS5N2, ppo gru", GO_TO, 100_000),
+    setting("GoToLocalS5N2, ppo gru, mission not shown", partial(without_mission, GO_TO), 100_000),
 ]
 
 if __name__ == "__main__":

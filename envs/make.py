@@ -19,6 +19,7 @@ from rlkit.envs.checks import CheckedEnv
 from rlkit.envs.classic import ClassicVectorEnv, why_not_compiled
 from rlkit.envs.foreign import describe, quiet_gymnasium
 from rlkit.envs.listing import family_of
+from rlkit.envs.minigrid_cells import with_true_bounds
 from rlkit.envs.names import (
     LIMIT,
     Facts,
@@ -29,6 +30,7 @@ from rlkit.envs.names import (
     unversioned,
     with_options,
 )
+from rlkit.envs.packages import MINIGRID
 from rlkit.envs.pixels import RENDER_MODE, Pixels, from_pixels, with_byte_images
 from rlkit.envs.stack import StackedVectorEnv
 from rlkit.envs.vector import Envs
@@ -339,7 +341,8 @@ def _make_resolved(env: ResolvedEnv, options: Mapping[str, Any]) -> gym.Env[Any,
         if known is not None:
             _check_options(env.name, options, (known | {LIMIT}) - {"num_envs"})
         if env.spec is not None:
-            return gym.make(env.spec, disable_env_checker=True, **options)
+            made = gym.make(env.spec, disable_env_checker=True, **options)
+            return with_true_bounds(made) if MINIGRID.owns(env.spec) else made
         if LIMIT not in options or known is None or LIMIT in known:
             return creator(**options)
         own = {key: value for key, value in options.items() if key != LIMIT}

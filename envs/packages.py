@@ -53,16 +53,17 @@ class Package:
 ATARI = Package(
     "ale_py", "ale-py", ("ale/",), "ale_py.", "Atari 2600; others by their names", "ALE/Pong-v5"
 )
+MINIGRID = Package(
+    "minigrid",
+    "minigrid",
+    ("minigrid-", "babyai-"),
+    "minigrid.",
+    "MiniGrid and BabyAI; others by their names",
+    "MiniGrid-Empty-5x5-v0",
+)
 PACKAGES = (
     ATARI,
-    Package(
-        "minigrid",
-        "minigrid",
-        ("minigrid-", "babyai-"),
-        "minigrid.",
-        "MiniGrid and BabyAI; others by their names",
-        "MiniGrid-Empty-5x5-v0",
-    ),
+    MINIGRID,
     Package(
         "minatar.gym",
         "minatar",

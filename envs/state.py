@@ -14,6 +14,7 @@ Everything else can't be saved: episodes restart.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, TypeAlias
 
 import gymnasium as gym
@@ -31,10 +32,11 @@ from gymnasium.wrappers import (
 
 from rlkit.envs.cartpole_hidden import HiddenVelocities
 from rlkit.envs.checks import CheckedEnv
+from rlkit.envs.foreign import describe
 from rlkit.envs.pixels import ByteImages
 from rlkit.envs.stack import StackedVectorEnv
 from rlkit.envs.workers import WorkerVectorEnv
-from rlkit.errors import UsageError
+from rlkit.errors import EnvError, RlkitError, RlkitWarning, UsageError
 
 Tree: TypeAlias = dict[str, Any]
 
@@ -161,7 +163,19 @@ def _set_env_state(env: gym.Env[Any, Any], tree: Tree) -> None:
 def _core_state(env: Any) -> Tree | None:
     """The state of an environment, single or vector, that no wrapper surrounds."""
     if hasattr(env, "get_state") and hasattr(env, "set_state"):
-        own = env.get_state()
+        try:
+            own = env.get_state()
+            problem = _no_tree(own, "")
+        except Exception as error:
+            problem = f"raised {describe(error)}"
+        if problem:
+            warnings.warn(
+                f"{type(env).__name__}.get_state {problem}; checkpoints are saved without the "
+                "environments: a resumed run begins their episodes afresh",
+                RlkitWarning,
+                stacklevel=2,
+            )
+            return None
     elif (attributes := _attributes(env)) is not None:
         own = {name: _plain(getattr(env, name)) for name in attributes}
     else:
@@ -172,7 +186,15 @@ def _core_state(env: Any) -> Tree | None:
 def _set_core_state(env: Any, tree: Tree) -> None:
     attributes = _attributes(env)
     if hasattr(env, "get_state") and hasattr(env, "set_state"):
-        env.set_state(tree["own"])
+        own = tree["own"]
+        try:
+            env.set_state(own)
+        except (KeyError, RlkitError):  # a state of another environment
+            raise
+        except Exception as error:
+            raise EnvError(
+                f"{type(env).__name__}.set_state raised {describe(error)}; mend it, and resume"
+            ) from error
     elif attributes is not None:
         for name in attributes:
             value = tree["own"][name]
@@ -182,6 +204,25 @@ def _set_core_state(env: Any, tree: Tree) -> None:
             f"the state of {type(env).__name__} can't be restored; restart its episodes"
         )
     env.np_random.bit_generator.state = tree["np_random"]
+
+
+def _no_tree(value: Any, path: str) -> str:
+    """What is wrong with what a hook gave, if it is no tree; else nothing."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return "" if value.dtype.kind in "biufc" else f"gave {value.dtype} at {path or 'the top'}"
+    if isinstance(value, dict):
+        items = value.items()
+        if wrong := [key for key in value if not isinstance(key, (str, int))]:
+            return f"gave the key {wrong[0]!r:.40} at {path or 'the top'}; keys are strings"
+    elif isinstance(value, (list, tuple)):
+        items = dict(enumerate(value)).items()
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        return ""
+    else:
+        what = type(value).__name__
+        return f"gave the type {what} at {path or 'the top'}, which is no array, number or text"
+    found = (_no_tree(item, f"{path}/{key}") for key, item in items)
+    return next(filter(None, found), "")
 
 
 def _attributes(env: object) -> tuple[str, ...] | None:

@@ -110,9 +110,9 @@ class Control(nn.Module):
         recipe = self._recipe
         return recipe.gamma, recipe.learning_rate(self._clock.progress), recipe.visit_exponent
 
-    def table(self, k: int = 0) -> tuple[Floats, Ints]:
-        """The k-th table (S, A) and its visits, to be changed in place."""
-        return self.q[k].numpy(), self.visits[k].numpy()
+    def table(self) -> tuple[Floats, Ints]:
+        """The only table (S, A) and its visits, to be changed in place."""
+        return self.q[0].numpy(), self.visits[0].numpy()
 
     def act(self, obs: Array, explore: bool, mask: Array | None) -> Array:
         """Actions (N,) for observations (N, ...): ε-greedy, or greedy without chance."""

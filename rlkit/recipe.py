@@ -18,7 +18,7 @@ import ast
 import dataclasses
 import importlib.util
 import inspect
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -91,7 +91,7 @@ class Option:
         if self.choices:
             return item in self.choices
         return isinstance(item, (bool, str, Interval)) or (
-            math.isfinite(item)
+            abs(item) <= sys.float_info.max  # no NaN, and nothing that is beyond floats
             and (self.low is None or item >= self.low)
             and (self.above is None or item > self.above)
             and (self.high is None or item <= self.high)

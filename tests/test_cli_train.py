@@ -158,6 +158,7 @@ def test_steps_are_rounded_up_and_it_says_so(cli, agent, asked, unit, taken):  #
 def test_what_a_run_folder_holds(cli):
     run = Path(json.loads(cli("train", "a2c", "CartPole", *SMALL["a2c"], "--json").out)["run"])
     assert sorted(path.name for path in run.iterdir()) == [
+        ".lock",
         "checkpoints",
         "config.json",
         "env.json",
@@ -168,7 +169,7 @@ def test_what_a_run_folder_holds(cli):
     config = json.loads((run / "config.json").read_text())
     assert set(config["versions"]) == {"rlkit", "python", "torch", "gymnasium", "numpy"}
     suffixes = {path.suffix for path in run.rglob("*") if path.is_file()}
-    assert suffixes == {".json", ".jsonl", ".safetensors", ".0000", ""}  # "": latest and best
+    assert suffixes == {".json", ".jsonl", ".safetensors", ".0000", ""}  # "": latest, best and .lock
 
 
 @pytest.mark.parametrize("agent", AGENTS)

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from rlkit import MDP, evaluate_policy, registry, solve
 from rlkit.envs.gridworld import GridWorld
 from rlkit.errors import ModelError
-from rlkit.mdp import compiled_solver, upwind
+from rlkit.mdp import compiled_solver, iterate, upwind
 
 METHODS = sorted(registry.SOLVERS)
 COMPILED = ["gauss-seidel", "inexact-policy-iteration", "upwind-gauss-seidel"]
@@ -89,9 +89,12 @@ def test_discounted_models_agree_with_a_linear_program(seed, gamma):
 def test_undiscounted_models_agree_with_a_linear_program(seed):
     mdp = random_model(seed, 1.0, rewards=(-2, -1, -1, -0.5))
     exact = linear_program(mdp)
-    assert exact is not None
     for method in METHODS:
-        assert_solves(mdp, method, exact, 1e-6)
+        if exact is None:
+            with pytest.raises(ModelError, match="can reach no terminal state"):
+                solve(mdp, method)
+        else:
+            assert_solves(mdp, method, exact, 1e-6)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -149,6 +152,43 @@ def test_a_window_that_begins_with_wrong_values_ends_with_the_right_ones(wrong, 
 
     monkeypatch.setattr(upwind.kernels, "start", start)
     solution = solve(mdp, "upwind-gauss-seidel")
+    exact = solve(mdp, "policy-iteration", tol=1e-7)
+    assert solution.error_bound <= 1e-6
+    assert np.all(solution.lower <= exact.upper)
+    assert np.all(exact.lower <= solution.upper)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("gamma", [0.99, 1.0])
+def test_what_the_window_leaves_unsettled_is_swept_again(gamma, monkeypatch):
+    mdp = GridWorld(size=40, slip=0.2).mdp(gamma)
+
+    def no_slide(iterate, plan, target):
+        iterate.begun = True
+
+    monkeypatch.setattr(upwind, "_slide", no_slide)
+    solution = solve(mdp, "upwind-gauss-seidel")
+    exact = solve(mdp, "policy-iteration", tol=1e-7)
+    assert solution.error_bound <= 1e-6
+    assert solution.reason == "it was asked for"  # no other method had to help
+    assert np.all(solution.lower <= exact.upper)
+    assert np.all(exact.lower <= solution.upper)
+
+
+@pytest.mark.parametrize("gamma", [0.9, 1.0])
+def test_policies_that_cannot_be_evaluated_are_swept_past(gamma, monkeypatch):
+    mdp = GridWorld(size=12, slip=0.2).mdp(gamma)
+
+    def evaluate(it, target):
+        it.V[:] = -1e9
+        raise iterate.StalledError
+
+    def last_resort(*_):
+        raise AssertionError("sweeps should have done")
+
+    monkeypatch.setattr(iterate, "evaluate", evaluate)
+    monkeypatch.setattr(compiled_solver, "_last_resort", last_resort)
+    solution = solve(mdp, "inexact-policy-iteration")
     exact = solve(mdp, "policy-iteration", tol=1e-7)
     assert solution.error_bound <= 1e-6
     assert np.all(solution.lower <= exact.upper)

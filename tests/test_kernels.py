@@ -111,13 +111,14 @@ def test_gauss_seidel_sweeps_in_flow_order(step):
 
 
 def test_incumbents_stay_on_ties():
-    # Both actions of state 0 end with -1; the second is a little worse in state 1.
-    mdp = MDP.from_pairs(csr_array((4, 2)), [-1, -1, -1, -1 - 1e-9], [0, 2, 4], 0.9)
+    # All end at once: ties but for rounding in states 0 and 1, and 1e-9 to be gained in state 2.
+    r = [-1, -1, -1, -1 - 1e-13, -1, -1 - 1e-9]
+    mdp = MDP.from_pairs(csr_array((6, 3)), r, [0, 2, 4, 6], 0.9)
     compact = Compact.of(mdp)
     flow = arrange(mdp, compact, *flow_order(mdp, compact), mdp.r)
-    policy = np.array([1, 3], dtype=np.uint32)
-    _, switched = kernels.improve(*flow.model, np.zeros(2), policy, 0, 2, 1, 1e-12)
-    assert (policy.tolist(), switched) == ([1, 2], 1)
+    policy = np.array([1, 3, 5], dtype=np.uint32)
+    _, switched = kernels.improve(*flow.model, np.zeros(3), policy, 0, 3, 1, 1e-12)
+    assert (policy.tolist(), switched) == ([1, 3, 4], 1)
 
 
 def test_flow_order_is_a_breadth_first_search_from_the_ends():

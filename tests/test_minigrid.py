@@ -50,6 +50,21 @@ def test_an_observation_is_an_image_a_direction_and_a_mission():
     assert type(obs["mission"]) is str
 
 
+def test_cells_are_declared_with_the_codes_that_they_hold():
+    env = make_env("MiniGrid-DoorKey-5x5-v0")
+    cells = env.observation_space["image"]
+    assert cells.dtype == np.uint8
+    assert cells.high.reshape(-1, 3).max(0).tolist() == [10, 5, 3]  # the constants of its docs
+    assert not cells.low.any()
+    env.action_space.seed(0)
+    obs, _ = env.reset(seed=0)
+    for _ in range(200):
+        assert env.observation_space.contains(obs)
+        obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            obs, _ = env.reset()
+
+
 def test_three_step_side_by_side():
     envs = make_envs("MiniGrid-Empty-5x5-v0", 3, 0)
     first = envs.reset()

@@ -38,7 +38,7 @@ BOTH = [  # flag, what is given, what is allowed
     ("--hidden", "", "whole numbers separated by commas, each >= 1"),
     ("--seed", "-1", "a whole number >= 0"),
     ("--seed", "1.5", "a whole number >= 0"),
-    ("--threads", "0", "a whole number >= 1"),
+    ("--threads", "0", "a whole number >= 1 and <= 1024"),
     ("--eval-episodes", "0", "a whole number >= 1"),
     ("--save-every", "-1", SAVE_EVERY),
     ("--save-every", "1.5", SAVE_EVERY),
@@ -152,7 +152,7 @@ def test_every_number_of_a_recipe_has_a_bound():
     ("words", "message"),
     [
         (("train", "a2", "CartPole"), "unknown agent 'a2'; did you mean a2c?"),
-        (("train", "zzz", "CartPole"), "unknown agent 'zzz'; known: a2c, dqn"),
+        (("train", "zzz", "CartPole"), "unknown agent 'zzz'; known: a2c, double-q-learning, dqn"),
         (("train", "a2c", "CartPol"), "unknown env 'CartPol'; did you mean CartPole"),
         (("train", "a2c", "CartPole-v7"), "unknown env 'CartPole-v7'; did you mean CartPole-v1"),
         (("train", "a2c", "gridwrld"), "unknown env 'gridwrld'; did you mean gridworld"),

@@ -39,7 +39,7 @@ def say(text: object) -> None:
     print(" ".join(str(text).split()), flush=True)
 
 
-def rlkit(*args: object, timeout: float = 50) -> subprocess.CompletedProcess[str]:
+def rlkit(*args: object, timeout: float = 110) -> subprocess.CompletedProcess[str]:
     """Call the command line; say its exit status, and its last line on standard error."""
     command = [sys.executable, "-m", "rlkit", *map(str, args)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)

@@ -4,10 +4,11 @@
     python benchmarks/faults/kills.py --kills 5 a2c
 
 For each agent one run goes through undisturbed. Then the same run is killed (SIGKILL) at random
-moments, from the first import on, and each time `rlkit resume` goes on with it; when it is
-complete, the next one begins, until the kills are used up. Printed for each agent: how many steps
-a kill cost at most, against the steps between two checkpoints, and whether weights and
-measurements at the end equal the undisturbed run's bit for bit. Exit status 1 where they don't.
+moments, most of them in training, and each time `rlkit resume` goes on with it; when it is
+complete, the next one begins, until the kills are used up. Printed for each agent: how many steps a
+kill cost at most, against the steps between two checkpoints, and whether weights, optimisers,
+memories and measurements at the end equal the undisturbed run's bit for bit. Exit status 1 where
+they don't.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ AGENTS = {
     "ppo": (*SMALL, "--steps", "30000", "--core", "gru", "--core-width", "8"),
     "dqn": (*SMALL, "--steps", "20000", "--buffer-size", "5000"),
 }
-LONGEST = 4.0  # seconds from a process's start to its kill, at most
+LONGEST = 1.5  # seconds to a kill, at most,
+TRAINING = 0.8  # of the kills: from the first new measurement on; else from the process's start
 UNTIMED = ("time", "time/fps")
 
 
@@ -95,6 +98,14 @@ def train(agent: str) -> tuple[str, ...]:
     return ("train", agent, "CartPole", *AGENTS[agent], "--save-every", str(EVERY))
 
 
+def wait_for_progress(process: subprocess.Popen[str], home: Path, lines: int) -> None:
+    """Wait until the newest run has more than so many measurements, or the process has ended."""
+    while process.poll() is None:
+        if any(len(measured(run)) > lines for run in (home / "runs").glob("*")):
+            return
+        time.sleep(0.02)
+
+
 def be_killed(agent: str, home: Path, kills: int, draw: random.Random, tally: Tally) -> Path | None:
     """Kill one run until it is complete or the kills are used up; its folder if it is complete."""
     run: Path | None = None
@@ -103,7 +114,10 @@ def be_killed(agent: str, home: Path, kills: int, draw: random.Random, tally: Ta
         process = start(home, *(("resume", str(run)) if going_on else train(agent)))
         if tally.kills < kills:
             try:
-                process.wait(draw.uniform(0.2, LONGEST))
+                before = len(measured(run)) if run else 0
+                if draw.random() < TRAINING:  # else it may not have begun to train
+                    wait_for_progress(process, home, before)
+                process.wait(draw.uniform(0, LONGEST))
             except subprocess.TimeoutExpired:
                 process.kill()
                 tally.kills += 1

@@ -17,7 +17,7 @@ def model(p: tuple[float, float], reward: float = 0.0, gamma: float = 0.9) -> No
     P[0, :] = p
     R = np.full((2, 2), reward)
     R[1] = 0
-    solution = library.solve(library.MDP.from_arrays(P, R, gamma=gamma))
+    solution = library.solve(library.MDP.from_arrays(P, R, gamma=gamma, terminal=[1]))
     say(f"solved: {solution!r}")
 
 

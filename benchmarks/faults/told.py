@@ -111,7 +111,7 @@ def three() -> Any:
 
 def rlkit_code_in_a_value() -> None:
     code = "__import__('pathlib').Path('executed').touch()"
-    rlkit("train", "a2c", FAULTY, "--env-option", f"symptom={code}")
+    rlkit_train(code)
     say(f"code executed: {Path('executed').exists()}")
 
 

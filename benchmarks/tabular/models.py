@@ -151,7 +151,7 @@ def inventory(M: int, demand: float = 0.7, order: float = 3.0) -> Pairs:
             stock = level + bought
             row = np.zeros(M + 1)
             row[stock - np.arange(stock)] = probability[:stock]
-            row[0] = 1.0 - probability[:stock].sum()
+            row[0] = demand**stock
             sold = stock - row @ np.arange(M + 1)
             rows.append(csr_array(row))
             r.append(8.0 * sold - 2.0 * bought - order * (bought > 0) - stock)

@@ -5,8 +5,8 @@
     python benchmarks/tabular/solvers.py --models grid-1000    some of the classes (a prefix)
 
 Times are of the process, not of the wall, so that a busy machine spoils them less; of each the
-least of some rounds. Building the model and compiling are left out and printed beside. Each result is
-compared with rlkit's certified bounds: a peer's error is at least what it lies outside of them.
+least of some rounds. Building the model and compiling are left out and printed beside. Each result
+is compared with rlkit's certified bounds: a peer's error is at least what it lies outside of them.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 import rlkit
+from rlkit.cli.streams import enduring, printable
 from rlkit.errors import RlkitError
 from rlkit.registry import unknown
 from rlkit.run.signals import Terminated, terminable
@@ -88,14 +89,20 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    click.echo(f"Error: {_one_line(message)}", err=True)
+    _say(f"Error: {_one_line(message)}")
     sys.exit(status)
 
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
-    click.echo(f"Warning: {_one_line(str(message))}", err=True)
+    _say(f"Warning: {_one_line(str(message))}")
+
+
+def _say(line: str) -> None:
+    """A line on standard error, which may be closed or full: the run, and its status, matter."""
+    if sys.stderr is not None:
+        click.echo(line, file=enduring(sys.stderr))
 
 
 def _one_line(message: str) -> str:
     """What others wrote, such as a space of many dimensions, may run over several lines."""
-    return " ".join(message.split())
+    return printable(" ".join(message.split()))

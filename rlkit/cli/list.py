@@ -9,6 +9,7 @@ import click
 from rich.table import Table
 
 from rlkit.cli.output import console, emit_json, json_option
+from rlkit.cli.streams import printable
 from rlkit.registry import AGENTS, MODELS, SOLVERS
 
 KINDS = ("agents", "solvers", "models", "envs", "runs")
@@ -47,7 +48,7 @@ def _shown(value: Any) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:,.1f}" if abs(value) < 1e9 else f"{value:.3g}"
-    return str(value)
+    return printable(str(value))
 
 
 def _agents(run_dir: Path | None) -> list[dict[str, Any]]:

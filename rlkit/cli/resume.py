@@ -20,5 +20,5 @@ def command(
     """Go on with RUN, a run folder or its name in runs/, from its newest checkpoint."""
     from rlkit.training.api import resume  # imports torch
 
-    out = console(as_json)
+    out = console(as_json, endures=True)
     report(resume(run, steps, device=device, env=env, console=out), out, as_json)

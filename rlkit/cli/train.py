@@ -167,7 +167,7 @@ def _train(
     env_options: dict[str, Any],
     as_json: bool,
 ) -> None:
-    out = console(as_json)
+    out = console(as_json, endures=True)
     checked = RunOptions(**run_options)
     from rlkit.training.api import train  # imports torch
     from rlkit.training.build import read_config
@@ -191,7 +191,11 @@ def report(done: Trained, out: Console, as_json: bool) -> None:
             f"greedy return {evaluation.mean:.1f} ± {evaluation.std:.1f} over "
             f"{len(evaluation.returns)} fresh episodes{verdict}"
         )
-        out.print(f"{rate}; look at it: rlkit evaluate {done.run}")
+        if done.saved_step == done.steps:
+            out.print(f"{rate}; look at it: rlkit evaluate {done.run}")
+        else:
+            kept = "nothing" if done.saved_step is None else f"step {done.saved_step:,}"
+            out.print(f"{rate}; the last of them could not be saved: {kept} is")
     elif done.exit_status:
         _report_stop(done, out)
     else:

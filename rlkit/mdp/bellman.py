@@ -90,10 +90,10 @@ def rounding(mdp: MDP, V: FloatArray) -> float:
     """A bound on the float64 rounding error of any entry of TV − V as computed here.
 
     A dot product of k terms errs by at most k u Σ|p||v| (Higham, Accuracy and Stability of
-    Numerical Algorithms, §3.1; u is half of eps); the rest covers r +, γ · and − V.
+    Numerical Algorithms, §3.1); the rest covers r +, γ · and − V. u is half of eps: twice that.
     """
     eps = float(np.finfo(np.float64).eps)
-    size = _largest(mdp.r) + 2.0 * _largest(V)
+    size = _largest(mdp.r) + _largest(V)
     return (mdp.width + 4) * eps * size
 
 

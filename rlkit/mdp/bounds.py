@@ -24,7 +24,7 @@ from functools import partial
 import numpy as np
 
 from rlkit.errors import RunError
-from rlkit.mdp.bellman import backup, greedy, policy_matrix, q_values, rounding, state_max
+from rlkit.mdp.bellman import backup, greedy, policy_matrix, rounding, state_max
 from rlkit.mdp.goal import Goal
 from rlkit.mdp.graph import end_components
 from rlkit.mdp.linear import solve_chain
@@ -261,21 +261,21 @@ def inductive_bounds(
     """V ∓ εw where that is proven and no wider than tol. `residual` bounds |TV − V|, rounding too.
 
     With w from `longest_times`, the slack of tied actions in both checks is at least
-    ε/2 − residual, and that of the others at least gap − ε max w: hence ε = 4 residual, and a gap
-    that is raised until it exceeds ε max w; `longest`, a guess at max w, may save raising it.
+    ε/2 − residual, and that of the others at least gap − ε max w: hence ε = 2.25 residual (the rest
+    is for rounding, four times which `residual` has to include), and a gap that is raised until it
+    exceeds ε max w; `longest`, a guess at max w, may save raising it.
     """
     if not mdp.live.size:
         return Bounds(V, V, V)
     residual = max(residual, 1e-150)  # the checks are strict, so that 0 would not do
-    step, gap = 4.0 * residual, 16.0 * residual * max(1.0, longest / 3)
-    advantage = V[mdp.pair_state] - Q  # ≥ -residual; about 0 where the action is optimal
+    step, gap = 2.25 * residual, 16.0 * residual * max(1.0, longest / 5)
     while True:
-        tied = advantage <= gap
+        tied = _within(mdp, V, Q, gap)
         w = times(tied)
         if not isinstance(w, np.ndarray):
             return w
         width = step * float(w.max())
-        if not width <= 0.9 * tol:
+        if not width <= 0.999 * tol:
             return Unproven(width, np.empty(0, dtype=np.int64))
         if 1.25 * width <= gap:
             break
@@ -283,11 +283,18 @@ def inductive_bounds(
     lower, upper = V - step * w, V + step * w
     margin = 2.0 * rounding(mdp, upper) + rounding(mdp, lower)
     _, above = backup(mdp, upper)
-    below = state_max(mdp, q_values(mdp, lower), tied)
+    below = state_max(mdp, backup(mdp, lower)[0], tied)
     live = mdp.live
     if np.all(above[live] + margin < upper[live]) and np.all(below[live] - margin >= lower[live]):
         return Bounds(V, lower, upper)
     return Unproven(max(4.0 * width, 2.0 * tol), np.empty(0, dtype=np.int64))
+
+
+def _within(mdp: MDP, V: FloatArray, Q: FloatArray, gap: float) -> BoolArray:
+    """(L,) bool: the pairs with V − Q ≤ gap. No such difference is kept: it may be large."""
+    difference = V[mdp.pair_state]
+    difference -= Q
+    return np.asarray(difference <= gap)
 
 
 def longest_times(mdp: MDP, tied: BoolArray) -> FloatArray | Unproven:

@@ -45,7 +45,7 @@ def certified(mdp: MDP, goal: Goal, settle: Settle) -> Bounds:
         return y
 
     def times(tied: BoolArray) -> FloatArray | Unproven:
-        flow = arrange(mdp, compact, order, levels, np.ones(mdp.n_pairs), tied)
+        flow = arrange(mdp, compact, order, levels, np.empty(0), tied)
         clock = Iterate(flow, goal)
         try:
             for _ in range(_MOST_CALLS):

@@ -75,7 +75,10 @@ def arrange(
     r: FloatArray,
     allowed: BoolArray | None = None,
 ) -> Flow:
-    """The model with rewards r (L,), of the `allowed` (L,) pairs only, in the given order."""
+    """The model in the given order, with the `allowed` (L,) pairs only.
+
+    r: (L,) rewards; where it is empty, they are all 1.
+    """
     number = np.full(mdp.n_states, MOST_ENTRIES, dtype=np.uint32)
     number[order] = np.arange(order.size, dtype=np.uint32)
     allowed = np.empty(0, dtype=np.bool_) if allowed is None else allowed
@@ -223,7 +226,8 @@ def _arrange(
         if place + 2 * _AHEAD < n:
             pair = off[order[place + 2 * _AHEAD]]
             prefetch(ptr, pair)
-            prefetch(r, pair)
+            if r.size:
+                prefetch(r, pair)
         if place + _AHEAD < n:
             s = order[place + _AHEAD]
             begin, end = ptr[off[s]], ptr[off[s + np.uint32(1)]]
@@ -252,7 +256,7 @@ def _arrange(
             if stay > 0.0:
                 for k in range(begin, entries):
                     new_p[k] /= leave
-            new_r[pairs] = r[pair] / leave
+            new_r[pairs] = (r[pair] if r.size else 1.0) / leave
             pairs += 1
             new_ptr[pairs] = entries
     new_off[order.size] = pairs

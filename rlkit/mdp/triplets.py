@@ -12,6 +12,9 @@ from rlkit.errors import ModelError
 from rlkit.mdp.build import Pairs, index_dtype, numbers, without_absorbing
 from rlkit.mdp.checks import ROW_SUM_TOLERANCE, integers
 from rlkit.mdp.model import FloatArray, IntArray
+from rlkit.system import require_memory
+
+_BYTES_PER_STATE = 32  # at least, whatever the transitions are
 
 
 def triplets_to_pairs(columns: Sequence[ArrayLike], n_states: int | None = None) -> Pairs:
@@ -35,6 +38,12 @@ def triplets_to_pairs(columns: Sequence[ArrayLike], n_states: int | None = None)
             raise ModelError(f"{name} has shape {column.shape}; states has {s.shape}")
     found = int(max(s.max(initial=-1), t.max(initial=-1))) + 1
     S = found if n_states is None else n_states
+    require_memory(
+        S * _BYTES_PER_STATE,
+        f"the transitions are of {S:,} states",
+        "the model",
+        lambda free: f"{free // _BYTES_PER_STATE:,} states",
+    )
     _check_triplets(s, a, t, p, gains, S)
     owner, labels, row = _pairs_of(s, a)
     r = np.bincount(row, p * gains, minlength=owner.size).astype(np.float64)

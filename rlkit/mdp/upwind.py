@@ -15,6 +15,7 @@ share of probability with which the policy moves against the order; this sets th
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +26,27 @@ from rlkit.mdp.iterate import Iterate, settle
 from rlkit.mdp.kernels import MODEL, F, U, kernel
 from rlkit.mdp.model import FloatArray
 
-_MOST_AGAINST = 0.22  # u above this: the window would have to be too wide
-_DECAY = 14.5  # ln of how much less a tile's near side feels than what happens at its far side
-_LEAST_STATES = 500  # in a tile: fewer cost more in calls than they save
-_LEVELS = (5, 60)  # of the search, least and most in a tile
+_MOST_AGAINST = 0.45  # u above this: the window would have to be too wide
+_LEAST_STATES = 50  # in a tile: fewer cost more in calls than they save
+_LEVELS = (5, 90)  # of the search, least and most in a tile
 _ROUNDS = 100  # in a window
 _MOST_SWEEPS = 200  # over all states, before it is given up
 _WINDOW = 4  # tiles
 _CONVERGED = 2  # tiles of it whose values have to be, before the first of them leaves
-_NO_TILES: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where tiles begin, and at last n; and how often a policy is swept, there and back, a round.
+
+    No tiles where a sliding window does not suit the model.
+    """
+
+    tiles: NDArray[np.int64]
+    pairs: int
+
+
+_NO_PLAN = Plan(np.empty(0, dtype=np.int64), 0)
 
 _improve, _evaluate = kernels.improve.load(), kernels.evaluate.load()
 
@@ -45,29 +58,28 @@ class Upwind:
     """
 
     def __init__(self) -> None:
-        self._tiles: NDArray[np.int64] | None = None
+        self._plan: Plan | None = None
 
     def __call__(self, iterate: Iterate, target: float) -> float:
         """As `settle`: see there for what is raised."""
-        if self._tiles is None:
-            self._tiles = _tiles(iterate)
-            iterate.begun = not self._tiles.size
+        if self._plan is None:
+            self._plan = _plan(iterate)
+            iterate.begun = not self._plan.tiles.size
         target = max(target, 2 * iterate.slack)
-        if self._tiles.size:
+        if self._plan.tiles.size:
             if not iterate.begun:
-                _slide(iterate, self._tiles, target)
-            if _patch(iterate, self._tiles, target):
+                _slide(iterate, self._plan, target)
+            if _patch(iterate, self._plan.tiles, target):
                 return target
-            self._tiles = _NO_TILES
+            self._plan = _NO_PLAN
             iterate.goal.notes.append("the window did not settle it: inexact policy iteration")
         return settle(iterate, target)
 
 
-def _tiles(iterate: Iterate) -> NDArray[np.int64]:
-    """Where tiles begin, and at last n; empty where a sliding window does not suit the model."""
+def _plan(iterate: Iterate) -> Plan:
     flow = iterate.flow
     if not flow.ends or flow.levels.size < _WINDOW * _LEVELS[0]:
-        return _NO_TILES
+        return _NO_PLAN
     iterate.begin()
     iterate.improve(1)
     iterate.improve(1)
@@ -76,22 +88,24 @@ def _tiles(iterate: Iterate) -> NDArray[np.int64]:
         iterate.goal.notes.append(
             f"a share {u:.2f} of the moves goes against the flow: inexact policy iteration"
         )
-        return _NO_TILES
-    depth = math.ceil(_DECAY / max(0.3, math.log((1 - u) / u) if u > 0 else math.inf))
-    depth = min(max(depth, _LEVELS[0]), _LEVELS[1])
+        return _NO_PLAN
+    # Measured: ln of how much less a tile's near side should feel than its far side, and sweeps.
+    decay, pairs = (14.5, 2) if u <= 0.2 else (20.0, 4)
+    rate = math.log((1 - u) / u) if u > 0 else math.inf
+    depth = min(max(math.ceil(decay / max(0.2, rate)), _LEVELS[0]), _LEVELS[1])
     cuts = [0]
     for cut in flow.levels[depth::depth].tolist():
         if cut - cuts[-1] >= _LEAST_STATES:
             cuts.append(cut)
     if flow.n_states - cuts[-1] < _LEAST_STATES and len(cuts) > 1:
         cuts.pop()
-    return np.array([*cuts, flow.n_states]) if len(cuts) > _WINDOW else _NO_TILES
+    return Plan(np.array([*cuts, flow.n_states]), pairs) if len(cuts) > _WINDOW else _NO_PLAN
 
 
-def _slide(iterate: Iterate, tiles: NDArray[np.int64], target: float) -> None:
+def _slide(iterate: Iterate, plan: Plan, target: float) -> None:
     """One pass of the window; a tile that takes more than `_ROUNDS` is left as it is."""
     iterate.begun = True
-    flow, V, policy = iterate.flow, iterate.V, iterate.policy
+    flow, V, policy, tiles = iterate.flow, iterate.V, iterate.policy, plan.tiles
     last = tiles.size - 1
     ready = 0
     for tile in range(last):
@@ -108,6 +122,7 @@ def _slide(iterate: Iterate, tiles: NDArray[np.int64], target: float) -> None:
             target,
             iterate.slack_for(1.0),
             _ROUNDS,
+            plan.pairs,
         )
         iterate.goal.sweeps += work / flow.n_states
         iterate.goal.check_time()
@@ -150,7 +165,7 @@ def against(ptr: UintArray, idx: UintArray, p: FloatArray, policy: UintArray) ->
 
 @kernel(
     f"UniTuple(float64, 2)({MODEL}, float64[::1], uint32[::1], int64, int64, int64, float64, "
-    "float64, int64)"
+    "float64, int64, int64)"
 )
 def settle_window(
     off: UintArray,
@@ -166,6 +181,7 @@ def settle_window(
     target: float,
     slack: float,
     rounds: int,
+    pairs: int,
 ) -> tuple[float, float]:
     """Sweep over states first..last until an improvement changes first..middle by ≤ target.
 
@@ -178,11 +194,11 @@ def settle_window(
         if change <= target:
             break
         _improve(off, ptr, idx, p, r, V, policy, middle, last, 1, slack)
-        for _ in range(2):
+        for _ in range(pairs):
             _evaluate(ptr, idx, p, r, V, policy, last - 1, first - 1, -1)
             _evaluate(ptr, idx, p, r, V, policy, first, last, 1)
         _evaluate(ptr, idx, p, r, V, policy, last - 1, first - 1, -1)
-        visits += last - middle + 5 * (last - first)
+        visits += last - middle + (2 * pairs + 1) * (last - first)
     return change, float(visits)
 
 

@@ -44,7 +44,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from rlkit.errors import CheckpointError, RlkitWarning
-from rlkit.run.files import sync, write_atomically
+from rlkit.run.files import remove, sync, write_atomically
 from rlkit.run.manifest import MANIFEST, read_manifest, write_manifest
 from rlkit.run.migrations import migrated
 from rlkit.run.tree import load_tree, save_tree
@@ -150,9 +150,9 @@ def load_checkpoint(
     Raises CheckpointError where there is none, or none that is whole.
     """
     folder = Path(folder)
-    if _NAME.fullmatch(folder.name) or (folder / MANIFEST).exists():
-        return _read(folder, part)
     home = folder / FOLDER
+    if (folder / MANIFEST).exists() or (_NAME.fullmatch(folder.name) and not home.is_dir()):
+        return _read(folder, part)
     candidates = _complete(home)[::-1]
     if not candidates:
         raise CheckpointError(
@@ -217,6 +217,8 @@ def _mark(name: str) -> str:
 
 def _marked(home: Path) -> Path | None:
     """The checkpoint that `best` names, if there is one."""
+    if not (home / BEST).is_file():  # a pipe would be waited for
+        return None
     try:
         with (home / BEST).open("rb") as file:
             text = file.read(200).decode(errors="replace")
@@ -247,12 +249,9 @@ def _prune(home: Path, newest: Path, keep: int) -> None:
             # renamed first: what is half removed must not look like a checkpoint
             doomed = path.with_name(f".tmp-{path.name}")
             os.rename(path, doomed)
-            shutil.rmtree(doomed)
+            remove(doomed)
 
 
 def _clear_leftovers(home: Path) -> None:
     for path in home.glob(".tmp-*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove(path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,6 +47,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all in it, or a link but nothing of what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def json_bytes(value: Any) -> bytes:
     """`value` as indented strict JSON.
 
@@ -58,9 +67,13 @@ def read_json(path: Path, error: type[RlkitError], limit: int) -> dict[str, Any]
     """The JSON object in a file of at most `limit` bytes; every failure is an `error`."""
     try:
         size = path.stat().st_size
-        data = path.read_bytes() if size <= limit else b""
+        # a pipe would never end, nor would a link to /dev/zero
+        is_file = path.is_file()
+        data = path.read_bytes() if is_file and size <= limit else b""
     except OSError as failure:
         raise error(f"{path}: can't be read: {failure.strerror}") from None
+    if not is_file:
+        raise error(f"{path}: is no file; it is not rlkit's")
     if size > limit:
         raise error(f"{path}: {size} bytes, at most {limit} are read; it is not rlkit's")
     try:

@@ -20,6 +20,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -214,16 +215,34 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _runs(run_dir: Path) -> list[Path]:
     try:
-        return sorted(path for path in run_dir.iterdir() if (path / CONFIG).is_file())
+        return sorted(path for path in run_dir.iterdir() if _is_run(path))
     except OSError:
         return []
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return (path / CONFIG).is_file()
+    except OSError:  # somebody else's, who lets nobody look in
+        return False
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < 1 << 63 else None
+
+
+def _finite(value: Any) -> float | None:
+    """`value` as a float; None where it is no number, or beyond floats."""
+    if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max:
+        return float(value)
+    return None
 
 
 def _summary(path: Path, config: Mapping[str, Any]) -> RunSummary:
     measured = path / METRICS
     lines = read_tail(measured) if measured.is_file() else []
-    returns = [line[RETURN] for line in lines if isinstance(line.get(RETURN), (int, float))][-100:]
-    steps = [line["step"] for line in lines if isinstance(line.get("step"), int)]
+    returns = [found for line in lines if (found := _finite(line.get(RETURN))) is not None][-100:]
+    steps = [count for line in lines if (count := _count(line.get("step"))) is not None]
     agent, env = config.get("agent"), config.get("env")
     return RunSummary(
         path=path,

@@ -36,6 +36,8 @@ class Manifest:
         path, written = self.folder / name, self.files[name]
         try:
             size = path.stat().st_size
+            if not path.is_file():  # a pipe, or a link to one, is never read to its end
+                raise CheckpointError(f"{path}: is no file; it is not rlkit's")
             if size != written["bytes"]:
                 raise CheckpointError(f"{path}: {size} bytes, {written['bytes']} were written")
             if sha256(path) != written["sha256"]:

@@ -26,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rlkit.errors import RlkitWarning, UsageError
+from rlkit.errors import RlkitWarning, RunError, UsageError
 
 METRICS = "metrics.jsonl"
 EVENTS = "events.out.tfevents."  # TensorBoard looks for "tfevents" and reads in the names' order
@@ -45,10 +45,19 @@ class Metrics:
 
     def __init__(self, folder: str | os.PathLike[str], resume_step: int | None = None) -> None:
         folder = Path(folder)
-        if resume_step is not None and (folder / METRICS).exists():
-            cut_metrics(folder / METRICS, resume_step)
+        lines = folder / METRICS
+        if lines.is_symlink() or (lines.exists() and not lines.is_file()):
+            raise RunError(f"{lines}: a link, or no file: nothing is written to it; take it away")
+        if resume_step is not None and lines.exists():
+            try:
+                cut_metrics(lines, resume_step)
+            except OSError as error:
+                raise RunError(
+                    f"{lines}: can't be cut back to step {resume_step}: "
+                    f"{error.strerror}; free some disk space"
+                ) from error
         # unbuffered: one write a line, which a kill can't lose
-        self._lines = (folder / METRICS).open("ab", buffering=0)
+        self._lines = lines.open("ab", buffering=0)
         self._end = self._lines.seek(0, os.SEEK_END)
         self._warned = False
         self._events: EventFile | None = EventFile(folder, resume_step)
@@ -171,9 +180,10 @@ class EventFile:
     def write(self, now: float, **fields: Any) -> None:
         """Append an Event with these fields; the file is flushed every few seconds."""
         self._records.write(self._event(wall_time=now, **fields).SerializeToString())
-        if now - self._flushed > FLUSH_SECONDS:
+        passed = time.monotonic()  # the wall clock may be set back
+        if passed - self._flushed > FLUSH_SECONDS:
             self._file.flush()
-            self._flushed = now
+            self._flushed = passed
 
     def close(self) -> None:
         self._file.close()
@@ -210,11 +220,17 @@ def cut_metrics(path: Path, step: int) -> None:
     with path.open("rb") as old, aside.open("xb") as new:
         for line in old:
             record = _parse(line)
-            if record is not None and record.get("step", 0) <= step:
+            if record is not None and _step_of(record) <= step:
                 new.write(line)
         new.flush()
         os.fsync(new.fileno())
     os.replace(aside, path)
+
+
+def _step_of(record: Mapping[str, Any]) -> float:
+    """The step of a line; one that says none is before all steps, one that says nonsense after."""
+    step = record.get("step", 0)
+    return step if isinstance(step, (int, float)) else math.inf
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -113,7 +113,7 @@ def load_tree(
         *(AttributeError, KeyError, OSError, OverflowError, RecursionError, RuntimeError),
         *(TypeError, ValueError),
     ) as error:
-        raise CheckpointError(f"{state_path}: not a tree of rlkit's: {error!r}") from None
+        raise CheckpointError(f"{state_path}: not a tree of rlkit's: {error!r:.200}") from None
     if not isinstance(tree, dict):
         raise CheckpointError(f"{state_path}: holds a {type(tree).__name__}, expected a dict")
     return tree

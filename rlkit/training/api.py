@@ -14,13 +14,15 @@ from gymnasium.vector import VectorEnv
 from threadpoolctl import threadpool_limits
 
 from rlkit.agent import Agent
+from rlkit.envs.foreign import describe
 from rlkit.envs.make import evaluation_options
 from rlkit.envs.names import short_name
 from rlkit.envs.vector import Envs
-from rlkit.errors import UsageError
+from rlkit.errors import CheckpointError, RlkitError, UsageError
 from rlkit.recipe import Recipe
 from rlkit.run.checkpoint import load_checkpoint
-from rlkit.run.folder import RunFolder, run_name
+from rlkit.run.folder import CONFIG, RunFolder, run_name
+from rlkit.run.lock import locked
 from rlkit.run.progress import Progress
 from rlkit.training import build
 from rlkit.training.build import EnvLike
@@ -92,11 +94,12 @@ def train(
         folder = RunFolder.create(Path(options.run_dir), name, config, envs.spec_json)
         if console:
             _announce(console, folder, learner, recipe, total)
-        trainer = build.make_trainer(learner, envs, total, folder, env, options, env_options)
-        trainer.metrics.text("config", _as_markdown(config))
-        named = {name: config[name] for name in ("agent", "env", "seed")}
-        trainer.metrics.hparams(named | recipe.to_json(), ["eval/mean_reward"])
-        return _fit(trainer, console)
+        with locked(folder.path):
+            trainer = build.make_trainer(learner, envs, total, folder, env, options, env_options)
+            trainer.metrics.text("config", _as_markdown(config))
+            named = {name: config[name] for name in ("agent", "env", "seed")}
+            trainer.metrics.hparams(named | recipe.to_json(), ["eval/mean_reward"])
+            return _fit(trainer, console)
 
 
 def resume(
@@ -111,8 +114,21 @@ def resume(
 
     By default to where the run was going, and on its device; schedules stretch to a new end. A run
     on an environment from a file or a module names code outside the run: repeat it as `env`.
+
+    Raises UsageError where the run is still being trained, or is complete.
     """
     folder = RunFolder.open(run)
+    with locked(folder.path):
+        return _resume(folder, steps, device, env, console)
+
+
+def _resume(
+    folder: RunFolder,
+    steps: int | None,
+    device: str | None,
+    env: EnvLike | None,
+    console: Console | None,
+) -> Trained:
     told = build.settings(folder)
     recipe, options = told.recipe, replace(told.options, device=device or told.options.device)
     env = build.consented(env, folder)
@@ -120,7 +136,11 @@ def resume(
     with _training_envs(env, recipe, options, told.env_options, checkpoint.step) as envs:
         learner = build.make_agent(told.agent_type, recipe, envs, options)
         checkpoint.expect(about(learner))
-        total = checkpoint.tree["total"]
+        total: Any = checkpoint.tree.get("total")
+        if steps is None and type(total) is not int:
+            raise CheckpointError(
+                f"{checkpoint.path}: does not say how far the run was going; give --steps"
+            )
         if steps is not None:
             total = build.round_up(recipe.but({"steps": steps}).steps, learner.memory.quantum)
         if checkpoint.step >= total:
@@ -134,9 +154,14 @@ def resume(
         )
         try:
             episodes_go_on = trainer.set_state(checkpoint.tree)
-        except BaseException:
+        except BaseException as error:
             trainer.metrics.close()
-            raise
+            if isinstance(error, RlkitError) or not isinstance(error, Exception):
+                raise
+            raise CheckpointError(
+                f"{checkpoint.path}: what it holds is not of the run that {CONFIG} describes "
+                f"({describe(error)}); undo what was changed in either"
+            ) from error
         if console:
             console.print(f"going on with {folder.path} from step {checkpoint.step:,} to {total:,}")
             if not episodes_go_on:

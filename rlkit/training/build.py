@@ -273,6 +273,8 @@ def make_trainer(
         if options.video:
             path = folder.path / VIDEOS / f"step-{step:012d}.mp4"
             try:
+                if path.parent.is_symlink():
+                    raise RunError(f"{path.parent} is a link: no video is written through it")
                 film(agent, env, options, told, seed, path, look_up)
             except RunError as error:  # a full disk stops no training
                 warnings.warn(str(error), RlkitWarning, stacklevel=2)

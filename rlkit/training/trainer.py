@@ -255,9 +255,11 @@ class Trainer:
         """Go on from `state`; returns whether the episodes go on too, or start afresh."""
         self.agent.set_state(state["agent"])
         self.episodes.set_state(state["episodes"])
-        self._update_metrics = state["update_metrics"]
-        self.steps, self.best = state["steps"], state["best"]
-        self._evaluation_due = state.get("evaluation_due", False)
+        self._update_metrics = {k: float(x) for k, x in state["update_metrics"].items()}
+        if state["steps"] != self.steps:
+            raise ValueError(f"the state is of step {state['steps']}, not {self.steps}")
+        self.best = None if state["best"] is None else float(state["best"])
+        self._evaluation_due = bool(state.get("evaluation_due", False))
         if state["envs"] is None:
             self.episodes.forget_running()
             self.agent.memory.restart()

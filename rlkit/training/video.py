@@ -43,9 +43,11 @@ def record(
     Raises RunError where the file can't be written.
     """
     frames = _played(agent, envs, seed, look_up)
-    aside = path.with_name(f".tmp-{path.name}")
+    # absolute: an encoder would take "-y/x.mp4" for an option and "tcp:x.mp4" for an address
+    aside = path.absolute().with_name(f".tmp-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        aside.unlink(missing_ok=True)  # a link that lies there is not followed
         first = next(frames)
         with _writer(aside, first, envs.frames_per_second or PER_SECOND) as write:
             write(first)

@@ -11,7 +11,7 @@ import importlib
 import os
 from pathlib import Path
 
-from rlkit.errors import ModelError, UsageError
+from rlkit.errors import UsageError
 from rlkit.mdp.formats.contents import Choice, Contents
 from rlkit.mdp.model import MDP
 from rlkit.registry import did_you_mean
@@ -54,10 +54,10 @@ def load(
         P, r, offsets, actions = contents.pairs
         r = -r if costs else r
         return MDP.from_pairs(P, r, offsets, gamma, actions, contents.start, copy=False)
-    except ModelError as error:
+    except UsageError as error:
         if str(error).startswith("model file"):
             raise
-        raise ModelError(f"model file {str(path)!r}: {error}") from error
+        raise type(error)(f"model file {str(path)!r}: {error}") from error
 
 
 def read(path: str | os.PathLike[str], choice: Choice) -> Contents:

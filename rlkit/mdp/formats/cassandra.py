@@ -261,8 +261,9 @@ class _Parser:
             self._next()
         shape = tuple(self._count(other) for other in sets[len(where) :])
         words = self._rest()
-        values = self._values(words, shape, name)
+        # first the table, which is refused where it doesn't fit: the values may be as many
         table = self.table(name, observed=len(where) < 4 or where[-1] != slice(None))
+        values = self._values(words, shape, name)
         if table.ndim < len(sets):  # rewards that so far depend on no observation
             where = where[: table.ndim]
         table[tuple(where)] = values

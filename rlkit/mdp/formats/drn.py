@@ -69,7 +69,8 @@ def read(path: Path, choice: Choice) -> Contents:
     _count(text.name, "nr_choices", head.nr_choices, actions.size)
     state_lines = _parsed(body, states, _STATE, "state NUMBER [REWARDS] LABELS")
     action_lines = _parsed(body, actions, _ACTION, "action NAME [REWARDS]")
-    numbers = np.array([integer(found[0]) for found in state_lines], dtype=np.int64)
+    # one of more than 18 digits is no state's number either way
+    numbers = np.array([int(found[0][:18]) for found in state_lines], dtype=np.int64)
     body.part(states).refuse(
         numbers != np.arange(states.size), numbers, "the states' numbers in order, from 0"
     )
