@@ -525,6 +525,48 @@ def test_what_cannot_be_saved_says_none():
     assert wrapped.get_state() is None
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (object(), "gave the type object at the top"),
+        ({"a": [1, {2}]}, "gave the type set at /a/1"),
+        ({"a": {(1, 2): 3}}, r"gave the key \(1, 2\) at /a"),
+        ({"a": np.array(["x"])}, "gave <U1 at /a"),
+        (ValueError("lost\nit"), "raised ValueError: lost"),
+    ],
+)
+def test_a_hook_that_gives_no_tree_costs_no_checkpoint(given, said, kind, capfd):
+    class Broken(Saveable):
+        def get_state(self):
+            if isinstance(given, Exception):
+                raise given
+            return given
+
+    with make_envs(Broken, 2, 0, kind) as envs:
+        envs.reset()
+        if kind == "sync":
+            with pytest.warns(RlkitWarning, match=f"Broken.get_state {said}"):
+                assert envs.get_state() is None
+        else:  # the workers say it
+            assert envs.get_state() is None
+            assert "Broken.get_state" in capfd.readouterr().err
+        envs.step(np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_hook_that_fails_to_restore_is_named(kind):
+    class Stubborn(Saveable):
+        def set_state(self, tree):
+            raise ValueError("no\nway")
+
+    with make_envs(Stubborn, 2, 0, kind) as envs:
+        envs.reset()
+        saved = envs.get_state()
+        with pytest.raises(EnvError, match=r"^Stubborn.set_state raised ValueError: no \(.*"):
+            envs.set_state(saved)
+
+
 def test_a_state_of_other_environments_is_refused():
     envs = make_envs("CartPole", 3, 0, "native")
     envs.reset()

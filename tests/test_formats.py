@@ -380,6 +380,7 @@ def drn(**changes):
         ({"model": ""}, "found 'state 0 .*|no section @model"),
         ({"models": "@reward_modles\ncost"}, "line 2: found '@reward_modles'"),
         ({"models": "", "s0": "state 0", "a0": "action 0"}, "has no rewards; expected @reward_mod"),
+        ({"s1": "state 9999999999999999999"}, r"line 13: found .*; expected 'state NUMBER"),
         ({"s1": "state 2"}, r"line 13: found 2; expected the states' numbers in order, from 0"),
         ({"s1": "stat 1"}, r"line 13: found 'stat 1'; expected 'state NUMBER \[REWARDS\] LABELS'"),
         ({"a0": ""}, "declares 2 actions; the file lists 1"),
@@ -505,6 +506,7 @@ def test_a_choice_is_asked_for_by_name():
         ("states: 0\n", "line 1: found '0'; expected a number of states, 1 or more"),
         ("states: 999999999999999\n", "declares 999999999999999 states: the model would take"),
         ("states: 9999999\nactions: 2\nT: 0 identity\n", "line 3: 2 x 9999999 x 9999999 entries"),
+        ("states: 9999999\nactions: 2\nT: *\nuniform\n", "line 3: 2 x 9999999 x 9999999 entries"),
         ("states: 2\nT: 0 identity\n", "line 2: found no 'actions:' so far; expected it before"),
         ("states: a b\nactions: 1\nT: 0 : c : a 1.0\n", "line 3: found 'c'; expected one of the 2"),
         (
@@ -585,6 +587,15 @@ def test_an_archive_that_unpacks_to_more_than_fits_is_refused(monkeypatch):
         archive.writestr("P_data.npy", b"\0" * 10**6)
     monkeypatch.setattr("rlkit.system.available_memory", lambda: 10**6)
     refused("unpacks to 1,000,000 bytes: reading it would take", "bomb.npz", UsageError)
+
+
+@pytest.mark.parametrize(("state", "n_states"), [(10**15, None), (0, 10**18)])
+def test_an_archive_of_more_states_than_fit_is_refused(state, n_states):
+    columns = {name: np.zeros(1, np.int64) for name in ("actions", "successors")}
+    columns |= {name: np.ones(1) for name in ("probabilities", "rewards")}
+    declared = {} if n_states is None else {"n_states": n_states}
+    np.savez("huge.npz", states=np.array([state]), **columns, **declared)
+    refused("the transitions are of .* states: the model would take", "huge.npz", UsageError)
 
 
 def test_names_of_files():

@@ -183,6 +183,28 @@ def test_a_run_that_is_complete_and_a_new_end(cli):
 OFTEN = ("--save-every", 10)
 
 
+def test_a_run_that_was_killed_in_its_last_evaluation(cli, tmp_path):
+    told = ("--seed", 3, "--eval-every", 1000, "--eval-episodes", 3, "--hidden", 8)
+    whole = Path(
+        json.loads(cli("train", "a2c", "CartPole", *told, "--steps", 1000, "--json").out)["run"]
+    )
+    killed = tmp_path / "killed"
+    shutil.copytree(whole, killed)
+    shutil.rmtree(killed / "checkpoints" / steps_saved(killed)[-1])  # the one marked as best
+    shutil.copytree(
+        whole / "checkpoints" / steps_saved(whole)[-1], killed / "checkpoints" / "000000001000"
+    )
+    lines = (killed / "metrics.jsonl").read_text().splitlines(keepends=True)
+    assert "eval/mean_reward" in lines[-1]
+    (killed / "metrics.jsonl").write_text("".join(lines[:-1]))
+    again = cli("resume", killed)
+    assert again.status == 0, again.err
+    assert f"going on with {killed} with its last evaluation, which is missing" in again.out
+    assert metrics(killed) == metrics(whole)
+    assert torch.equal(weights(killed), weights(whole))
+    assert cli("resume", killed).error.startswith(f"{killed} is complete at 1000 steps")
+
+
 @pytest.fixture
 def start(tmp_path):
     """Start `rlkit train a2c` on a slow environment; the process, once it has saved.

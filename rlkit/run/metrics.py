@@ -31,6 +31,7 @@ from rlkit.errors import RlkitWarning, RunError, UsageError
 METRICS = "metrics.jsonl"
 EVENTS = "events.out.tfevents."  # TensorBoard looks for "tfevents" and reads in the names' order
 RETURN, LENGTH = "episode/return", "episode/length"
+EVALUATED = "eval/mean_reward"
 FLUSH_SECONDS = 5.0
 TAIL_BYTES = 1 << 16
 

@@ -23,6 +23,7 @@ from rlkit.recipe import Recipe
 from rlkit.run.checkpoint import load_checkpoint
 from rlkit.run.folder import CONFIG, RunFolder, run_name
 from rlkit.run.lock import locked
+from rlkit.run.metrics import EVALUATED, METRICS, read_tail
 from rlkit.run.progress import Progress
 from rlkit.training import build
 from rlkit.training.build import EnvLike
@@ -98,7 +99,7 @@ def train(
             trainer = build.make_trainer(learner, envs, total, folder, env, options, env_options)
             trainer.metrics.text("config", _as_markdown(config))
             named = {name: config[name] for name in ("agent", "env", "seed")}
-            trainer.metrics.hparams(named | recipe.to_json(), ["eval/mean_reward"])
+            trainer.metrics.hparams(named | recipe.to_json(), [EVALUATED])
             return _fit(trainer, console)
 
 
@@ -143,7 +144,9 @@ def _resume(
             )
         if steps is not None:
             total = build.round_up(recipe.but({"steps": steps}).steps, learner.memory.quantum)
-        if checkpoint.step >= total:
+        if checkpoint.step > total or (
+            checkpoint.step == total and _is_evaluated(folder, env, total)
+        ):
             raise UsageError(
                 f"{folder.path} is complete at {checkpoint.step} steps; "
                 "to go on, give --steps a number above that"
@@ -163,10 +166,22 @@ def _resume(
                 f"({describe(error)}); undo what was changed in either"
             ) from error
         if console:
-            console.print(f"going on with {folder.path} from step {checkpoint.step:,} to {total:,}")
+            what = f"from step {checkpoint.step:,} to {total:,}"
+            if checkpoint.step == total:
+                what = "with its last evaluation, which is missing"
+            console.print(f"going on with {folder.path} {what}")
             if not episodes_go_on:
                 console.print(f"{envs.id} can't save its state: its episodes start afresh")
         return _fit(trainer, console)
+
+
+def _is_evaluated(folder: RunFolder, env: EnvLike, total: int) -> bool:
+    """Whether the evaluation at a run's end is on record; a kill may have come before it."""
+    if isinstance(env, VectorEnv):  # of which there is none
+        return True
+    path = folder.path / METRICS
+    lines = read_tail(path) if path.is_file() else []
+    return any(line.get("step") == total and EVALUATED in line for line in lines)
 
 
 def load(

@@ -24,7 +24,7 @@ from rlkit.interval import Interval
 from rlkit.packing import described
 from rlkit.run.checkpoint import mark_best, save_checkpoint
 from rlkit.run.folder import RunFolder, versions
-from rlkit.run.metrics import Metrics
+from rlkit.run.metrics import EVALUATED, Metrics
 from rlkit.run.progress import Progress
 from rlkit.run.signals import StopSignals
 from rlkit.training.black_box import BlackBox, Refused
@@ -214,7 +214,7 @@ class Trainer:
                 stacklevel=2,
             )
         scalars = {
-            "eval/mean_reward": evaluation.mean,
+            EVALUATED: evaluation.mean,
             "eval/mean_ep_length": sum(evaluation.lengths) / len(evaluation.lengths),
         }
         self.metrics.scalars(self.steps, scalars)

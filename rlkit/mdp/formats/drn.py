@@ -40,7 +40,7 @@ from rlkit.mdp.model import MDP, BoolArray, IntArray
 
 TYPES = ("MDP", "DTMC", "POMDP")
 END = "end"  # the label of terminal states, in files written here
-_STATE = re.compile(r"state\s+(\d+)\s*(?:\{[^}]*\}\s*)?(?:\[([^\]]*)\]\s*)?(.*)")
+_STATE = re.compile(r"state\s+(\d{1,18})(?!\d)\s*(?:\{[^}]*\}\s*)?(?:\[([^\]]*)\]\s*)?(.*)")
 _ACTION = re.compile(r"action\s+([^\s\[]+)\s*(?:\[([^\]]*)\]\s*)?(.*)")
 _LABEL = re.compile(r'"([^"]+)"|(\S+)')
 _SECTIONS = ("@type:", "@value_type:", "@parameters", "@reward_models", "@nr_states", "@nr_choices")
@@ -69,8 +69,7 @@ def read(path: Path, choice: Choice) -> Contents:
     _count(text.name, "nr_choices", head.nr_choices, actions.size)
     state_lines = _parsed(body, states, _STATE, "state NUMBER [REWARDS] LABELS")
     action_lines = _parsed(body, actions, _ACTION, "action NAME [REWARDS]")
-    # one of more than 18 digits is no state's number either way
-    numbers = np.array([int(found[0][:18]) for found in state_lines], dtype=np.int64)
+    numbers = np.array([integer(found[0]) for found in state_lines], dtype=np.int64)
     body.part(states).refuse(
         numbers != np.arange(states.size), numbers, "the states' numbers in order, from 0"
     )
