@@ -169,7 +169,8 @@ def test_what_a_run_folder_holds(cli):
     config = json.loads((run / "config.json").read_text())
     assert set(config["versions"]) == {"rlkit", "python", "torch", "gymnasium", "numpy"}
     suffixes = {path.suffix for path in run.rglob("*") if path.is_file()}
-    assert suffixes == {".json", ".jsonl", ".safetensors", ".0000", ""}  # "": latest, best and .lock
+    # "": latest, best and .lock
+    assert suffixes == {".json", ".jsonl", ".safetensors", ".0000", ""}
 
 
 @pytest.mark.parametrize("agent", AGENTS)
