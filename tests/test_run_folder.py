@@ -160,6 +160,11 @@ def test_open_says_which_runs_are_near(tmp_path: Path) -> None:
             RunFolder.open(path, run_dir=tmp_path)
 
 
+def test_a_name_too_long_for_a_file_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run"):
+        RunFolder.open("a" * 5000, tmp_path)
+
+
 def test_open_refuses_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"there is no run in .*rlkit train"):
         RunFolder.open("x", run_dir=tmp_path)

@@ -91,6 +91,13 @@ def test_a_function_that_makes_what_draws(tmp_path):
     assert len(list((run / "videos").iterdir())) == 1
 
 
+@pytest.mark.parametrize("name", ["", "x.txt", "mp4"])
+def test_a_name_that_is_no_mp4_is_said_before_playing(cli, run, name):
+    done = cli("evaluate", run, f"--video={name}")
+    assert done.status == 2
+    assert done.error.startswith("video (--video) is ")
+
+
 def test_a_missing_encoder_is_said_before_training(cli, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     refused = cli("train", "a2c", "CartPole", *SMALL["a2c"], "--video")

@@ -102,9 +102,10 @@ class Certifier:
 
     def __call__(self, V: FloatArray, Q: FloatArray, TV: FloatArray) -> Bounds | None:
         """Bounds within `tol`, or None: sweep on. V, TV: (S,); Q: (L,) of V, TV its maximum."""
-        self.goal.note(V)
         if self.mdp.gamma < 1.0:
+            self.goal.keep(V)
             return self._macqueen(V, TV)
+        self.goal.note(V)
         residual = float(np.abs(TV - V).max(initial=0.0))
         converged = residual <= 2 * rounding(self.mdp, V)
         if not converged and residual > self.gate:
@@ -137,6 +138,7 @@ class Certifier:
         down, up = macqueen_shifts(mdp, V, TV, self.closed)
         bounds = _enclosure(TV, down - margin, up + margin, ~mdp.terminal, self.closed)
         self.reached = bounds.error + 2 * margin if np.isfinite(up - down) else np.inf
+        self.goal.report(self.reached)
         if self.reached > self.tol:
             floor = 4 * margin / (1.0 - mdp.gamma)
             hopeless = self.reached <= floor or not np.isfinite(self.reached)

@@ -7,6 +7,7 @@ import math
 from rlkit import registry
 from rlkit.errors import UsageError
 from rlkit.mdp.compact import MOST_ENTRIES
+from rlkit.mdp.goal import Watch
 from rlkit.mdp.model import MDP
 from rlkit.mdp.solution import Solution
 
@@ -16,7 +17,11 @@ _DENSE = 40  # transitions of a pair on average
 
 
 def solve(
-    mdp: MDP, method: str = "auto", tol: float = 1e-6, max_seconds: float = math.inf
+    mdp: MDP,
+    method: str = "auto",
+    tol: float = 1e-6,
+    max_seconds: float = math.inf,
+    watch: Watch | None = None,
 ) -> Solution:
     """Solve a finite MDP to a true error ‖values − V*‖∞ of at most `tol`, with certified bounds.
 
@@ -30,6 +35,7 @@ def solve(
             policy iteration otherwise. `Solution.method` and `reason` say which, and why.
         tol: bound on the error of any state's value, in units of reward; not a residual.
         max_seconds: when to stop, about.
+        watch: whom to tell how far it has got, while it solves; see `rlkit.mdp.goal.Watch`.
 
     Raises:
         UsageError: `mdp` is no MDP; no such method; `tol` or `max_seconds` is not positive.
@@ -48,7 +54,7 @@ def solve(
     if chosen not in registry.SOLVERS:
         raise registry.unknown("solver", method, ["auto", *registry.SOLVERS])
     solver = registry.load(registry.SOLVERS[chosen].target)
-    solution: Solution = solver(mdp, tol, max_seconds, reason)
+    solution: Solution = solver(mdp, tol, max_seconds, reason, watch)
     return solution
 
 

@@ -10,16 +10,23 @@ from warnings import warn
 
 import numpy as np
 
-from rlkit.errors import ModelError, RlkitWarning, UsageError
+from rlkit.errors import ModelError, RlkitWarning, RunError, UsageError
 from rlkit.mdp.bellman import backup, greedy, rounding
 from rlkit.mdp.bounds import Bounds, FreeLoopError, ImpreciseError, reached_bounds
 from rlkit.mdp.episodic import merge_free_loops
-from rlkit.mdp.goal import Goal, OutOfTimeError
+from rlkit.mdp.goal import Goal, OutOfTimeError, Watch
 from rlkit.mdp.graph import states
 from rlkit.mdp.model import MDP, FloatArray, IntArray
 from rlkit.mdp.solution import Solution
 
 Algorithm = Callable[[MDP, Goal], Bounds]
+
+# At γ = 1 bounds take a policy iteration: with more states, too long a one for a watcher's sake.
+_MOST_MEASURED = 20_000
+
+
+class InterruptedWarning(RlkitWarning):
+    """Ctrl-C ended the solve; the solution has the bounds that were reached."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +45,13 @@ class Solver:
         tol: float,
         max_seconds: float = math.inf,
         reason: str = "it was asked for",
+        watch: Watch | None = None,
     ) -> Solution:
         """See `rlkit.solve`; `reason` is why this solver was taken."""
         _check_positive("tol", tol, "in units of reward")
         if max_seconds != math.inf:
             _check_positive("max_seconds", max_seconds, "of seconds")
-        goal = Goal(tol, max_seconds)
+        goal = Goal(tol, max_seconds, watch)
         if mdp.gamma == 1.0:
             bounds, Q, choice = _undiscounted(mdp, goal, self.algorithm)
         else:
@@ -65,6 +73,9 @@ def _check_positive(name: str, value: float, what: str) -> None:
 
 def _reached(mdp: MDP, goal: Goal, algorithm: Algorithm) -> Bounds:
     """The algorithm's bounds; wider ones, with a warning, where precision, time or patience end."""
+    kind: type[RlkitWarning] = RlkitWarning
+    if mdp.gamma < 1.0 or mdp.n_states <= _MOST_MEASURED:
+        goal.measure = partial(_certified_error, mdp)
     try:
         return algorithm(mdp, goal)
     except ImpreciseError as error:
@@ -77,14 +88,21 @@ def _reached(mdp: MDP, goal: Goal, algorithm: Algorithm) -> Bounds:
         else:
             latest = goal.latest()
         bounds = reached_bounds(mdp, latest) or _no_bounds(mdp, latest)
-        cause = (
-            "interrupted"
-            if isinstance(stop, KeyboardInterrupt)
-            else f"max_seconds={goal.max_seconds:g} are over"
-        )
+        cause = f"max_seconds={goal.max_seconds:g} are over"
+        if isinstance(stop, KeyboardInterrupt):
+            kind, cause = InterruptedWarning, "interrupted"
         why = f"{cause} after {goal.seconds:.3g} s, before tol={goal.tol:g} was reached"
-    warn(f"{why}; values are certified to within {bounds.error:.2g}", RlkitWarning, stacklevel=4)
+    warn(f"{why}; values are certified to within {bounds.error:.2g}", kind, stacklevel=4)
     return bounds
+
+
+def _certified_error(mdp: MDP, V: FloatArray) -> float:
+    """A bound on ‖V − V*‖∞; inf where none can be proven. V: (S,)."""
+    try:
+        bounds = reached_bounds(mdp, V)
+    except RunError:
+        return math.inf
+    return math.inf if bounds is None else bounds.error
 
 
 def _no_bounds(mdp: MDP, V: FloatArray) -> Bounds:

@@ -101,10 +101,10 @@ class RunFolder:
         given = Path(path)
         places = [given, run_dir / given] if given.name == str(given) else [given]
         for place in places:
-            if (place / CONFIG).is_file():
+            if _is_run(place):
                 return cls(place, _read_config(place))
         for place in places:
-            if place.exists():
+            if os.path.exists(place):
                 raise UsageError(f"{place} is no run: it holds no {CONFIG}; see 'rlkit list runs'")
         home = places[-1].parent
         known = [found.name for found in _runs(home)]

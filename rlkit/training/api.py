@@ -213,6 +213,8 @@ def evaluate(
     for name, value, low in (("episodes", episodes, 1), ("seed", seed, 0)):
         if value < low:
             raise UsageError(f"{name} (--{name}) is {value}; allowed: a whole number >= {low}")
+    if video is not None and Path(video).suffix.lower() != ".mp4":
+        raise UsageError(f"video (--video) is {str(video)!r}; allowed: a file name in .mp4")
     folder = RunFolder.open(run)
     env_seed = build.eval_seed(seed, 0)
     with restored(folder, min(episodes, build.EVAL_ENVS), best, device, env) as (agent, envs):

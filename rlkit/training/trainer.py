@@ -217,10 +217,14 @@ class Trainer:
             EVALUATED: evaluation.mean,
             "eval/mean_ep_length": sum(evaluation.lengths) / len(evaluation.lengths),
         }
-        self.metrics.scalars(self.steps, scalars)
+        is_last = self.steps >= self.plan.total
+        if not is_last:  # a run that goes on from the checkpoint has this measurement behind it
+            self.metrics.scalars(self.steps, scalars)
         if self.best is None or evaluation.mean >= self.best:
             self.best = evaluation.mean
             self.save(best=True)
+        if is_last:  # which says that the run is complete
+            self.metrics.scalars(self.steps, scalars)
         then, steps_then = self._timed_from
         self._timed_from = then + time.perf_counter() - since, steps_then  # not training time
         return evaluation
