@@ -46,6 +46,6 @@ def linear_programming(mdp: MDP, goal: Goal) -> Bounds:
     taken = -np.asarray(found.ineqlin.marginals, dtype=np.float64)
     policy = greedy(mdp, taken, 0.0)
     V = policy_values(mdp, policy, policy_rewards(mdp, policy))
-    goal.note(V)
     goal.sweeps += 1
+    goal.note(V)
     return certify.final(V, *backup(mdp, V))

@@ -28,8 +28,8 @@ def policy_iteration(mdp: MDP, goal: Goal) -> Bounds:
         V = policy_values(mdp, policy, policy_rewards(mdp, policy))
         # π'(s) = argmax_a r(s, a) + γ Σ_s' p(s' | s, a) V(s'), and π(s) where it is among them
         Q = q_values(mdp, V)
-        goal.note(V)
         goal.sweeps += 1
+        goal.note(V)
         improved = greedy(mdp, Q, 4.0 * rounding(mdp, V), incumbent=policy)
         seen.add(hash(policy.tobytes()))
         # Values never fall, so a policy that comes back differs by nothing but rounding.

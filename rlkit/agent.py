@@ -25,8 +25,9 @@ from rlkit.arrays import Array
 from rlkit.carry import Carry
 from rlkit.errors import CheckpointError, UsageError
 from rlkit.experience.step import Step
+from rlkit.packing import is_numbered
 from rlkit.recipe import Recipe, Tuned
-from rlkit.registry import AGENTS
+from rlkit.registry import AGENTS, agents_for
 
 Metric = Tensor | float | np.floating[Any]  # a scalar to log
 
@@ -92,7 +93,7 @@ class Agent(nn.Module, ABC):
         allowed = AGENTS[self.name].actions
         kind = type(setting.action_space).__name__
         if kind not in allowed:
-            takers = [name for name, entry in AGENTS.items() if kind in entry.actions]
+            takers = agents_for(kind, is_numbered(setting.obs_space))
             raise UsageError(
                 f"{self.name} takes {' or '.join(allowed)} actions; the environment's action space "
                 f"is {setting.action_space}; {kind} is taken by: {', '.join(takers) or 'none yet'}"

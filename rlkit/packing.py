@@ -92,6 +92,12 @@ def leaves(space: spaces.Space[Any]) -> list[Leaf]:
     return found
 
 
+def is_numbered(space: spaces.Space[Any]) -> bool:
+    """Whether observations can be numbered: Discrete, MultiDiscrete, Tuples and Dicts of them."""
+    parts = [part for _, part in parts_of(space)] if is_composite(space) else [space]
+    return all(isinstance(part, (spaces.Discrete, spaces.MultiDiscrete)) for part in parts)
+
+
 def stored(space: spaces.Space[Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """The shape and dtype in which a value of the space is kept."""
     if is_composite(space):

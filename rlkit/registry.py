@@ -16,11 +16,15 @@ from rlkit.errors import UsageError
 
 @dataclass(frozen=True)
 class AgentEntry:
-    """A learning agent: `target` is "module:Class"; `actions` are the Gymnasium spaces it takes."""
+    """A learning agent: `target` is "module:Class"; `actions` are the Gymnasium spaces it takes.
+
+    `tabular`: it keeps a table, which takes observations that can be numbered.
+    """
 
     target: str
     summary: str
     actions: tuple[str, ...]
+    tabular: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,31 +91,40 @@ AGENTS: dict[str, AgentEntry] = {
         "rlkit.agents.sac:SAC", "soft actor-critic: twin critics, learned temperature", ("Box",)
     ),
     "q-learning": AgentEntry(
-        "rlkit.agents.q_learning:QLearning", "Q-learning in a table", ("Discrete",)
+        "rlkit.agents.q_learning:QLearning", "Q-learning in a table", ("Discrete",), tabular=True
     ),
     "double-q-learning": AgentEntry(
         "rlkit.agents.double_q_learning:DoubleQLearning",
         "two tables that value each other's choices",
         ("Discrete",),
+        tabular=True,
     ),
-    "sarsa": AgentEntry("rlkit.agents.sarsa:SARSA", "SARSA in a table", ("Discrete",)),
+    "sarsa": AgentEntry(
+        "rlkit.agents.sarsa:SARSA", "SARSA in a table", ("Discrete",), tabular=True
+    ),
     "expected-sarsa": AgentEntry(
         "rlkit.agents.expected_sarsa:ExpectedSARSA",
         "SARSA with the next action's expectation",
         ("Discrete",),
+        tabular=True,
     ),
     "n-step-sarsa": AgentEntry(
-        "rlkit.agents.n_step_sarsa:NStepSARSA", "SARSA with returns over n steps", ("Discrete",)
+        "rlkit.agents.n_step_sarsa:NStepSARSA",
+        "SARSA with returns over n steps",
+        ("Discrete",),
+        tabular=True,
     ),
     "monte-carlo": AgentEntry(
         "rlkit.agents.monte_carlo:MonteCarlo",
         "first-visit Monte Carlo control in a table",
         ("Discrete",),
+        tabular=True,
     ),
     "td-lambda": AgentEntry(
         "rlkit.agents.td_lambda:TDLambda",
         "state values of the random policy, with traces",
         ("Discrete",),
+        tabular=True,
     ),
 }
 
@@ -249,6 +262,15 @@ MODELS: dict[str, ModelEntry] = {
 def model_id(name: str) -> str:
     """The Gymnasium id of one of `MODELS` as an environment."""
     return f"rlkit/{name}-v0"
+
+
+def agents_for(actions: str, numbered: bool) -> list[str]:
+    """The agents that take actions of that space; tabular ones where observations are numbered."""
+    return [
+        name
+        for name, entry in AGENTS.items()
+        if actions in entry.actions and (numbered or not entry.tabular)
+    ]
 
 
 def load(target: str) -> Any:

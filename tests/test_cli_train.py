@@ -35,7 +35,7 @@ def test_json_is_one_object_and_all_of_standard_output(cli, agent):
     assert (found["run"], found["agent"], found["env"]) == (run, agent, "CartPole-v1")
     assert found["steps"] == 200
     assert found["seconds"] > 0
-    assert f"greedy return {found['final_return']:.1f} ± " in done.err
+    assert f"greedy return {found['final_return']:.2f} ± " in done.err
     assert "200 steps, " in done.err
 
     played = cli("evaluate", run, "--episodes", 4, "--seed", 2, "--json")
@@ -63,7 +63,7 @@ def test_without_json_the_text_is_on_standard_output(cli):
     )
     assert folder == "run folder: runs/a2c-CartPole-v1-0  (tensorboard --logdir runs)"
     assert progress[-1].startswith("100 %  step 2,000 of 2,000  return ")
-    told = r"greedy return \d+\.\d ± \d+\.\d over 20 fresh episodes: not solved \(threshold 475\)"
+    told = r"greedy return \d+\.\d\d ± \d+\.\d\d over 20 fresh episodes: not solved \(threshold 475\)"
     assert re.fullmatch(told, verdict)
     assert re.fullmatch(
         r"2,000 steps, \d+\.\d s of training; look at it: rlkit evaluate .*-0", last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 from typing import Any, NoReturn
@@ -17,7 +18,7 @@ from rlkit.run.signals import Terminated, terminable
 
 COMMANDS = {
     "solve": "Solve a finite MDP exactly, with certified bounds.",
-    "train": "Train a deep agent on an environment.",
+    "train": "Train an agent on an environment.",
     "resume": "Go on with a run from its newest checkpoint.",
     "evaluate": "Play a run's policy greedily and report its returns.",
     "check": "Try an environment out, and report what is wrong with it.",
@@ -63,6 +64,7 @@ def main(args: list[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     debug = args[:1] == ["--debug"]
     warnings.showwarning = _show_warning
+    _draw_without_screen()
     try:
         with terminable():
             status = cli.main(args, prog_name="rlkit", standalone_mode=False)
@@ -86,6 +88,13 @@ def main(args: list[str] | None = None) -> None:
         name = type(error).__name__
         _fail(f"{name}: {error} ('rlkit --debug ...' shows where it came from)", 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _draw_without_screen() -> None:
+    """Where there is no screen, SDL writes an error for each environment that looks for one."""
+    screens = ("DISPLAY", "WAYLAND_DISPLAY")
+    if sys.platform == "linux" and not any(map(os.environ.get, screens)):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -23,10 +23,24 @@ STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
     "--env-option",
     multiple=True,
     type=EnvOption(),
-    help="argument of the environment's constructor, such as size=5 (repeatable)",
+    help="Argument of the environment's constructor, such as size=5 (repeatable).",
 )
-@click.option("--episodes", type=int, default=20, show_default=True, help="To play at random.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of environments and actions.")
+@click.option(
+    "--episodes",
+    type=int,
+    metavar="N",
+    default=20,
+    show_default=True,
+    help="How many to play at random.",
+)
+@click.option(
+    "--seed",
+    type=int,
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Seed of the environments and the actions.",
+)
 @json_option
 def command(env: str, env_option: Any, episodes: int, seed: int, as_json: bool) -> int:
     report = check(env, dict(env_option), episodes=episodes, seed=seed)

@@ -9,12 +9,31 @@ from rlkit.cli.output import console, emit_json, json_option
 
 @click.command()
 @click.argument("run")
-@click.option("--episodes", type=int, default=100, show_default=True, help="How many to play.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the environments.")
+@click.option(
+    "--episodes", type=int, metavar="N", default=100, show_default=True, help="How many to play."
+)
+@click.option(
+    "--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of the environments."
+)
 @click.option("--best", is_flag=True, help="The checkpoint that evaluated best, not the newest.")
-@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:I.")
-@click.option("--env", help="Play on this one; needed where it is code outside the run.")
-@click.option("--video", type=click.Path(dir_okay=False), help="MP4 file to make of an episode.")
+@click.option(
+    "--device",
+    metavar="DEVICE",
+    default="cpu",
+    show_default=True,
+    help="auto, cpu, cuda or cuda:I.",
+)
+@click.option(
+    "--env",
+    metavar="ENV",
+    help="The environment to play on; needed where it is code outside the run.",
+)
+@click.option(
+    "--video",
+    type=click.Path(dir_okay=False),
+    metavar="FILE.mp4",
+    help="Record one more episode as a video.",
+)
 @json_option
 def command(
     run: str,

@@ -9,11 +9,21 @@ from rlkit.cli.output import console, emit_json, json_option
 
 @click.command()
 @click.argument("run")
-@click.option("--format", default="onnx", show_default=True, help="onnx or torch-export.")
+@click.option(
+    "--format", metavar="FORMAT", default="onnx", show_default=True, help="onnx or torch-export."
+)
 @click.option("--best", is_flag=True, help="The checkpoint that evaluated best, not the newest.")
-@click.option("--output", help="The file; by default policy.onnx or policy.pt2 in the run folder.")
+@click.option(
+    "--output",
+    metavar="FILE",
+    help="The file to write.  [default: policy.onnx or policy.pt2 in the run folder]",
+)
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
-@click.option("--env", help="What RUN was trained on; needed where it is code outside the run.")
+@click.option(
+    "--env",
+    metavar="ENV",
+    help="The run's environment; needed where it is code outside the run.",
+)
 @json_option
 def command(
     run: str,

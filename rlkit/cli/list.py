@@ -10,17 +10,24 @@ from rich.table import Table
 
 from rlkit.cli.output import console, emit_json, json_option
 from rlkit.cli.streams import printable
-from rlkit.registry import AGENTS, MODELS, SOLVERS
+from rlkit.registry import AGENTS, MODELS, SOLVERS, unknown
 
 KINDS = ("agents", "solvers", "models", "envs", "runs")
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(KINDS))
-@click.option("--run-dir", type=click.Path(path_type=Path), help="Where the runs are.")
+@click.argument("kind", metavar="|".join(KINDS))
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where the runs are.  [default: runs]",
+)
 @json_option
 def command(kind: str, run_dir: Path | None, as_json: bool) -> None:
     """List what there is: agents, solvers, models, envs or runs."""
+    if kind not in KINDS:
+        raise unknown("listing", kind, KINDS)
     rows = _ROWS[kind](run_dir)
     if not rows:
         console(as_json).print(f"no {kind} yet")
@@ -47,7 +54,9 @@ def _shown(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:,.1f}" if abs(value) < 1e9 else f"{value:.3g}"
+        return f"{value:,.2f}" if abs(value) < 1e9 else f"{value:.3g}"
+    if isinstance(value, int):
+        return f"{value:,}"
     return printable(str(value))
 
 

@@ -10,9 +10,20 @@ from rlkit.cli.train import report
 
 @click.command()
 @click.argument("run")
-@click.option("--steps", type=int, help="Environment steps in all; default: where it was going.")
-@click.option("--device", help="auto, cpu, cuda or cuda:I; default: the run's own.")
-@click.option("--env", help="Repeat the environment, where it is code outside the run.")
+@click.option(
+    "--steps",
+    type=int,
+    metavar="N",
+    help="Environment steps in all.  [default: where it was going]",
+)
+@click.option(
+    "--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:I.  [default: the run's own]"
+)
+@click.option(
+    "--env",
+    metavar="ENV",
+    help="The run's environment; needed where it is code outside the run.",
+)
 @json_option
 def command(
     run: str, steps: int | None, device: str | None, env: str | None, as_json: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from typing import TypeAlias
 
@@ -25,14 +26,22 @@ AnySolution: TypeAlias = Solution | FiniteHorizonSolution | AverageSolution
 
 def summary(model: Model, asked: str, solution: AnySolution) -> Text:
     """Facts on the model and on how it was solved, one a line."""
+    return lines({**sizes(model), **_found(model, asked, solution)})
+
+
+def sizes(model: Model) -> dict[str, str]:
+    """Facts on the model, each with its label."""
     mdp = model.mdp
     terminal = int(mdp.terminal.sum())
-    facts = {
+    return {
         "environment": model.name,
         "states": f"{mdp.n_states:,}" + (f" ({terminal:,} terminal)" if terminal else ""),
         "state-action pairs": f"{mdp.n_pairs:,}",
-        **_found(model, asked, solution),
     }
+
+
+def lines(facts: dict[str, str]) -> Text:
+    """Facts with their labels, one a line."""
     text = Text()
     for label, fact in facts.items():
         text.append(f"{label:20}", style="dim").append(f"{fact}\n")
@@ -60,7 +69,10 @@ def _found(model: Model, asked: str, solution: AnySolution) -> dict[str, str]:
             facts["reason"] = textwrap.fill(solution.reason, 58, subsequent_indent=" " * 20)
         facts["sweeps"] = f"{solution.sweeps:,}"
     facts["seconds"] = f"{solution.seconds:.3g}"
-    facts["certified error"] = f"at most {solution.error_bound:.2g} in any state"
+    if solution.error_bound < math.inf:
+        facts["certified error"] = f"at most {solution.error_bound:.2g} in any state"
+    else:
+        facts["certified error"] = "unknown: nothing was proven of the values"
     if values.size:
         facts["values"] = f"{values.min():.6g} to {values.max():.6g}"
     if solution.start_value is not None:
@@ -103,7 +115,7 @@ def show_solution(
 
 
 def _states(values: FloatArray, policy: IntArray, relative: bool) -> Table:
-    table = _table("state", "relative value" if relative else "value", "action")
+    table = plain_table("state", "relative value" if relative else "value", "action")
     for state, (value, action) in enumerate(zip(values, policy, strict=True)):
         table.add_row(str(state), f"{value:.6g}", _action(int(action)))
     return table
@@ -111,7 +123,7 @@ def _states(values: FloatArray, policy: IntArray, relative: bool) -> Table:
 
 def _runs(policy: IntArray) -> Table:
     """Every state's action, neighbours with the same one on one line."""
-    table = _table("states", "action")
+    table = plain_table("states", "action")
     firsts = np.flatnonzero(np.diff(policy, prepend=policy[0] - 1))
     for first, last in zip(firsts, [*(firsts[1:] - 1), policy.size - 1], strict=True):
         states = str(first) if first == last else f"{first} to {last}"
@@ -119,7 +131,8 @@ def _runs(policy: IntArray) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
+    """A table without lines, everything to the right."""
     table = Table(*columns, box=None, pad_edge=False, header_style="dim")
     for column in table.columns:
         column.justify = "right"

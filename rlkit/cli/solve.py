@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import gymnasium as gym
+from click.core import ParameterSource
 
 from rlkit.cli.output import console, emit_json, json_option
-from rlkit.cli.show import show_solution, summary
+from rlkit.cli.show import AnySolution, show_solution, summary
+from rlkit.cli.solve_compare import show_comparison
+from rlkit.cli.solve_progress import INTERRUPTED, SolveProgress
 from rlkit.cli.train import EnvOption
 from rlkit.envs.gridmap import NAMED_MAPS
 from rlkit.envs.limits import flags
 from rlkit.envs.make import make_env
 from rlkit.envs.models import Model, make_model
 from rlkit.envs.names import ResolvedEnv, resolve, unversioned
-from rlkit.errors import UsageError
+from rlkit.errors import RlkitWarning, UsageError
 from rlkit.mdp.criteria import AverageSolution, FiniteHorizonSolution
 from rlkit.mdp.draw_grid import layout_of
 from rlkit.mdp.formats import is_model_file
@@ -27,11 +31,17 @@ from rlkit.mdp.model import MDP
 from rlkit.mdp.plot import check_plot, plot
 from rlkit.mdp.solution import Solution
 from rlkit.mdp.solve import solve
+from rlkit.mdp.solver import InterruptedWarning
 from rlkit.registry import CRITERIA, ENVS, MODELS, SOLVERS, did_you_mean, load, unknown
 
 _DEFAULTS = {name: about.default for name, about in inspect.signature(solve).parameters.items()}
 _GAMMA = 0.99
 _FILE_OPTIONS = ("costs", "goal", "rewards")
+_EXCLUDED = {
+    "--compare": ("--method", "--policy", "--save", "--horizon", "--average"),
+    "--average": ("--gamma", "--method", "--max-seconds", "--plot"),
+    "--horizon": ("--method", "--max-seconds", "--plot"),
+}
 
 
 @click.command(
@@ -42,6 +52,7 @@ _FILE_OPTIONS = ("costs", "goal", "rewards")
     rlkit solve gridworld --slip 0.1 --plot grid.png
     rlkit solve jacks-car-rental --policy
     rlkit solve maze --size 30 --gamma 0.999
+    rlkit solve maze --size 60 --compare all --plot curves.png
     rlkit solve forest --env-option ages=50 --average
     rlkit solve model.drn --env-option rewards=energy --env-option costs=True
     """,
@@ -65,6 +76,12 @@ _FILE_OPTIONS = ("costs", "goal", "rewards")
     metavar="M",
     show_default=True,
     help=f"{', '.join(SOLVERS)} or auto.",
+)
+@click.option(
+    "--compare",
+    "compared",
+    metavar="M,M,...",
+    help="Solve by each of these methods, or all; --plot then draws how their errors fall.",
 )
 @click.option(
     "--gamma",
@@ -100,6 +117,7 @@ def command(
     slip: float | None,
     env_options: tuple[tuple[str, Any], ...],
     method: str,
+    compared: str | None,
     gamma: float | None,
     tol: float,
     max_seconds: float,
@@ -109,7 +127,7 @@ def command(
     save: Path | None,
     picture: Path | None,
     as_json: bool,
-) -> None:
+) -> int:
     """Solve MODEL exactly, with certified bounds on every value.
 
     MODEL is the name of a model (see 'rlkit list models'), a model's file (.npz, .csv, .drn, .tra,
@@ -117,21 +135,16 @@ def command(
     CliffWalking, Taxi), an id, or module:EnvId.
     """
     _check_files(save, picture)
-    exclusive = {
-        "--method": method != _DEFAULTS["method"],
-        "--max-seconds": max_seconds != _DEFAULTS["max_seconds"],
-        "--plot": picture is not None,
-        "--gamma": average and gamma is not None,
-    }
-    _check_criterion(horizon, average, [option for option, given in exclusive.items() if given])
+    _check_together()
     shorthands = {"map": map_, "size": size, "slip": slip}
     given = {name: value for name, value in shorthands.items() if value is not None}
     model = _model(env, given, dict(env_options), gamma)
-    solution = _solved(model.mdp, method, tol, max_seconds, horizon, average)
+    if compared is not None:
+        return show_comparison(model, compared, tol, max_seconds, picture, as_json)
+    solution, interrupted = _solved(model.mdp, method, tol, max_seconds, horizon, average)
 
     out = console(as_json)
-    facts = summary(model, method, solution)
-    out.print(facts, end="")
+    out.print(summary(model, method, solution), end="")
     show_solution(out, solution, model.layout, policy_alone)
     if save is not None:
         solution.save(save)
@@ -141,6 +154,7 @@ def command(
         out.print(f"drew {picture}")
     if as_json:
         emit_json(_as_json(model, solution))
+    return INTERRUPTED if interrupted else 0
 
 
 def _check_files(save: Path | None, picture: Path | None) -> None:
@@ -162,13 +176,21 @@ def _check_files(save: Path | None, picture: Path | None) -> None:
             path.unlink()
 
 
-def _check_criterion(horizon: int | None, average: bool, others: Sequence[str]) -> None:
-    """Refuse options that exclude one another; `others` are given and go with neither criterion."""
-    if average and horizon is not None:
+def _check_together() -> None:
+    """Refuse options that exclude one another."""
+    context = click.get_current_context()
+    source = context.get_parameter_source
+    given = {
+        option.opts[0]
+        for option in context.command.params
+        if option.name is not None and source(option.name) is ParameterSource.COMMANDLINE
+    }
+    if given >= {"--average", "--horizon"}:
         raise UsageError("--average and --horizon are both given; give one of them")
-    criterion = "--average" if average else "--horizon" if horizon is not None else None
-    if criterion and others:
-        raise UsageError(f"{others[0]} does not go with {criterion}; leave it out")
+    for option, excluded in _EXCLUDED.items():
+        for other in excluded:
+            if given >= {option, other}:
+                raise UsageError(f"{other} does not go with {option}; leave one of them out")
 
 
 def _model(
@@ -217,19 +239,26 @@ def _resolved(env: str) -> ResolvedEnv:
 
 def _solved(
     mdp: MDP, method: str, tol: float, max_seconds: float, horizon: int | None, average: bool
-) -> Solution | FiniteHorizonSolution | AverageSolution:
+) -> tuple[AnySolution, bool]:
+    """The solution, and whether Ctrl-C cut it short."""
     if horizon is not None:
         finite: FiniteHorizonSolution = load(CRITERIA["horizon"])(mdp, horizon)
-        return finite
+        return finite, False
     if average:
         endless: AverageSolution = load(CRITERIA["average"])(mdp, tol)
-        return endless
-    return solve(mdp, method, tol, max_seconds)
+        return endless, False
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        SolveProgress(console(as_json=True), tol) as progress,
+    ):
+        warnings.simplefilter("always", RlkitWarning)
+        solution = solve(mdp, method, tol, max_seconds, progress.watch)
+    for found in caught:  # below the progress, and never lost to a filter
+        warnings.showwarning(found.message, found.category, found.filename, found.lineno)
+    return solution, any(issubclass(found.category, InterruptedWarning) for found in caught)
 
 
-def _as_json(
-    model: Model, solution: Solution | FiniteHorizonSolution | AverageSolution
-) -> dict[str, Any]:
+def _as_json(model: Model, solution: AnySolution) -> dict[str, Any]:
     """One object for programs: what was solved, and what is most asked for of the solution."""
     about = {"env": model.name, "method": solution.method}
     sizes = {"states": model.mdp.n_states, "pairs": model.mdp.n_pairs}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rlkit.training.api import Trained
 
-ENV_HELP = "CartPole, an id, module:EnvId, module:Class or file.py:Class"
+ENV_HELP = "a name (see 'rlkit list envs'), an id, module:EnvId, module:Class or file.py:Class"
 
 
 def whole(text: str) -> int:
@@ -50,7 +50,7 @@ class FieldValue(click.ParamType[Any]):
     def __init__(self, option: Option) -> None:
         self.option = option
         name, self._read = READERS[option.type]
-        self.name = "|".join(option.choices) if option.choices else name
+        self.name = name
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         try:
@@ -68,7 +68,10 @@ def as_click(option: Option) -> click.Option:
     if option.type == "bool":
         no = f"{option.flag}/--no-{option.flag[2:]}"
         return click.Option([no, option.name], default=None, help=help)
-    return click.Option([option.flag, option.name], type=FieldValue(option), help=help)
+    metavar = "|".join(option.choices) if option.choices else None
+    return click.Option(
+        [option.flag, option.name], type=FieldValue(option), metavar=metavar, help=help
+    )
 
 
 class AgentCommands(click.Group):
@@ -188,7 +191,7 @@ def report(done: Trained, out: Console, as_json: bool) -> None:
             solved = "solved" if evaluation.mean >= threshold else "not solved"
             verdict = f": {solved} (threshold {threshold:g})"
         out.print(
-            f"greedy return {evaluation.mean:.1f} ± {evaluation.std:.1f} over "
+            f"greedy return {evaluation.mean:.2f} ± {evaluation.std:.2f} over "
             f"{len(evaluation.returns)} fresh episodes{verdict}"
         )
         if done.saved_step == done.steps:

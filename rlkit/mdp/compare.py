@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -51,7 +51,11 @@ def all_methods(mdp: MDP) -> list[str]:
 
 
 def compare(
-    mdp: MDP, methods: Sequence[str], tol: float = 1e-6, max_seconds: float = math.inf
+    mdp: MDP,
+    methods: Sequence[str],
+    tol: float = 1e-6,
+    max_seconds: float = math.inf,
+    tell: Callable[[Reached, str], None] | None = None,
 ) -> list[Comparison]:
     """Solve `mdp` by each of `methods` in turn, and record how the certified error fell.
 
@@ -64,6 +68,7 @@ def compare(
         methods: names of `rlkit.registry.SOLVERS`, each once.
         tol: the error asked for; see `rlkit.solve`.
         max_seconds: for each method, about.
+        tell: called while they solve, with what is reached and by which method.
 
     Raises:
         UsageError: no methods, one twice, or one that is not known; as `rlkit.solve`.
@@ -74,7 +79,7 @@ def compare(
         _load_compiled()
     compared: list[Comparison] = []
     for method in methods:
-        compared.append(_timed(mdp, method, tol, max_seconds))
+        compared.append(_timed(mdp, method, tol, max_seconds, tell))
         if compared[-1].interrupted:
             break
     return compared
@@ -100,10 +105,18 @@ def _load_compiled() -> None:
                 found.load()
 
 
-def _timed(mdp: MDP, method: str, tol: float, max_seconds: float) -> Comparison:
+def _timed(
+    mdp: MDP,
+    method: str,
+    tol: float,
+    max_seconds: float,
+    tell: Callable[[Reached, str], None] | None,
+) -> Comparison:
     curve: list[Reached] = []
 
-    def tell(reached: Reached) -> None:
+    def record(reached: Reached) -> None:
+        if tell is not None:
+            tell(reached, method)
         if math.isfinite(reached.error) and (
             not curve or reached.sweeps > _CLOSER * curve[-1].sweeps
         ):
@@ -112,7 +125,7 @@ def _timed(mdp: MDP, method: str, tol: float, max_seconds: float) -> Comparison:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RlkitWarning)
         try:
-            solution = solve(mdp, method, tol, max_seconds, Watch(tell))
+            solution = solve(mdp, method, tol, max_seconds, Watch(record))
         except RunError as error:
             return Comparison(method, None, curve, str(error), interrupted=False)
     while curve and curve[-1].sweeps >= solution.sweeps:

@@ -66,12 +66,12 @@ def certified(mdp: MDP, goal: Goal, settle: Settle) -> Bounds:
     def values() -> FloatArray:
         return original(iterate.V)
 
-    goal.latest = values
     # The error is at most the residual times the time to the end (four times, if proven so).
     longest = 1.0 / (1.0 - mdp.gamma) if mdp.gamma < 1.0 else 4 * _STEPS * levels.size
     target = goal.tol / 2 / longest
     Q, TV = np.empty(mdp.n_pairs if mdp.gamma == 1.0 else 0), np.empty(mdp.n_states)
     while True:
+        goal.latest = values
         try:
             change = settle(iterate, target)
         except StalledError:

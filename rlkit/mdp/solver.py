@@ -92,7 +92,8 @@ def _reached(mdp: MDP, goal: Goal, algorithm: Algorithm) -> Bounds:
         if isinstance(stop, KeyboardInterrupt):
             kind, cause = InterruptedWarning, "interrupted"
         why = f"{cause} after {goal.seconds:.3g} s, before tol={goal.tol:g} was reached"
-    warn(f"{why}; values are certified to within {bounds.error:.2g}", kind, stacklevel=4)
+    far = f"to within {bounds.error:.2g}" if bounds.error < np.inf else "to nothing yet"
+    warn(f"{why}; values are certified {far}", kind, stacklevel=4)
     return bounds
 
 

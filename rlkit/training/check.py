@@ -26,8 +26,8 @@ from rlkit.envs.pixels import RENDER_MODE
 from rlkit.envs.vector import Envs
 from rlkit.errors import EnvError, ModelError, RlkitError, RlkitWarning, UsageError
 from rlkit.mdp.model import MDP
-from rlkit.packing import described
-from rlkit.registry import AGENTS
+from rlkit.packing import described, is_numbered
+from rlkit.registry import agents_for
 from rlkit.training.probe import (
     REPLAYED,
     Played,
@@ -184,7 +184,7 @@ def _check_spaces(report: Report, subject: _Subject) -> bool:
         report.add(OK, "observations", described(seen))
         _note_images(report, seen)
         kind = type(envs.action_space).__name__
-        takers = [name for name, entry in AGENTS.items() if kind in entry.actions]
+        takers = agents_for(kind, is_numbered(envs.obs_space))
         if isinstance(taken, spaces.Box) and not taken.is_bounded():
             takers.remove("sac")
             report.add(NOTE, "actions", "the Box has no bounds, which sac needs")
