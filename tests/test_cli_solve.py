@@ -1,15 +1,20 @@
 """`rlkit solve`, as a newcomer calls it."""
 
+import io
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import rlkit
 from rlkit.cli import main
+from rlkit.cli.solve_progress import SolveProgress
+from rlkit.mdp.goal import Reached
 
 
 @pytest.fixture
@@ -138,6 +143,12 @@ def test_solutions_are_saved_and_drawn(solve):
         ("gridworld --plot nowhere/x.png", "--plot 'nowhere/x.png' can't be written: No such"),
         ("gridworld --plot x.jpeg2", "plot 'x.jpeg2': the name must end in .png"),
         ("gridworld --method policy-iteraton", "did you mean policy-iteration"),
+        ("gridworld --compare valeu-iteration", "did you mean value-iteration"),
+        ("gridworld --compare all,gauss-seidel", "unknown solver 'all'"),
+        ("gridworld --compare all --method auto", "--method does not go with --compare"),
+        ("gridworld --compare all --save x.npz", "--save does not go with --compare"),
+        ("gridworld --compare all --horizon 5", "--horizon does not go with --compare"),
+        ("gridworld --compare all --plot x.jpeg2", "plot 'x.jpeg2': the name must end in .png"),
         ("gridwrld", "unknown env 'gridwrld'; did you mean gridworld"),
         ("FrozenLake --slip 0.1", "--slip: for gridworld alone, not for FrozenLake-v1"),
         ("Taxi --map a.txt --size 3", "--map, --size: for gridworld alone"),
@@ -165,6 +176,155 @@ def test_a_map_error_names_the_place(solve):
     assert status == 2
     assert err.startswith("Error: map 'maze.txt' line 2, column 2: '@' is not a cell; allowed: ")
     assert err.count("\n") == 1
+
+
+def test_methods_are_compared(solve):
+    status, out, err = solve("FrozenLake8x8", "--compare", "all", "--plot", "curves.png")
+    assert (status, err) == (0, "")
+    head, _, table = out.partition("\n\n")
+    assert "error asked for     at most 1e-06" in head
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()[2:-1]}
+    assert sorted(rows) == sorted(rlkit.registry.SOLVERS)
+    assert [row[-1] for row in rows.values()].count("fastest") == 1
+    assert next(iter(rows.values()))[-1] == "fastest"
+    assert len({row[3] for row in rows.values()}) == 1  # they agree on the start's value
+    assert all(float(row[2]) <= 1e-6 for row in rows.values())
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert out.endswith("\ndrew curves.png\n")
+    assert Path("curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compared_curves_are_in_the_json(solve):
+    named = "value-iteration, policy-iteration"
+    found = json.loads(solve("Taxi", "--compare", named, "--json")[1])
+    assert list(found) == ["env", "gamma", "states", "pairs", "tol", "comparison"]
+    assert [one["method"] for one in found["comparison"]] == named.split(", ")
+    for one in found["comparison"]:
+        curve = one["curve"]
+        assert len(curve["sweeps"]) == len(curve["seconds"]) == len(curve["error"])
+        assert (curve["sweeps"][-1], curve["error"][-1]) == (one["sweeps"], one["error_bound"])
+        assert one["error_bound"] <= found["tol"]
+    assert len(found["comparison"][0]["curve"]["error"]) > 5
+
+
+def test_methods_that_do_not_get_there_are_told_from_those_that_do(solve):
+    # Without slips a maze takes value iteration as many sweeps as its longest way has steps.
+    methods = "value-iteration,upwind-gauss-seidel"
+    status, out, _ = solve("maze", "--size", "150", "--compare", methods, "--max-seconds", "0.3")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[-1].startswith("value-iteration: max_seconds=0.3 are over")
+    ends = [(line.split()[0], line.split()[-1]) for line in lines[-3:-1]]
+    assert ends == [("upwind-gauss-seidel", "fastest"), ("value-iteration", "missed")]
+
+
+# A model on which sweeps take for ever: its changes hardly fade.
+QUEUES = ("two-queues", "--env-option", "capacity=60", "--gamma", "0.9999999")
+SLOW = (*QUEUES, "--method", "value-iteration")
+
+
+def interrupted(*args, after="certified error"):
+    """Run `rlkit solve`, and send a SIGINT once a line of standard error has `after`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlkit", "solve", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    seen = ""
+    while after not in seen.rpartition("\n")[2]:
+        line = process.stderr.readline()
+        assert line, seen
+        seen += "\n" + line.strip()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, f"{seen}\n{err}"
+
+
+def test_ctrl_c_shows_and_saves_the_bounds_reached_so_far(tmp_path):
+    path = tmp_path / "reached.npz"
+    status, out, err = interrupted(*SLOW, "--save", str(path))
+    assert status == 130
+    assert f"saved {path}" in out
+    assert "Traceback" not in err
+    (warning,) = [line for line in err.splitlines() if line.startswith("Warning: ")]
+    assert "interrupted after" in warning
+    saved = rlkit.Solution.load(path)
+    assert f"certified error     at most {saved.error_bound:.2g} in any state" in out
+    assert warning.endswith(f"values are certified to within {saved.error_bound:.2g}")
+    assert saved.error_bound > 1e-6
+    optimum = rlkit.solve(_queues(), "policy-iteration", tol=1.0)
+    assert np.all(saved.lower <= optimum.upper)
+    assert np.all(optimum.lower <= saved.upper)
+
+
+def _queues():
+    from rlkit.envs.models import make_model
+
+    return make_model("two-queues", 0.9999999, {"capacity": 60}).mdp
+
+
+def test_ctrl_c_ends_a_comparison_with_what_there_is():
+    methods = "policy-iteration,value-iteration,gauss-seidel"
+    status, out, err = interrupted(*QUEUES, "--compare", methods, after="value-iteration:")
+    assert status == 130
+    assert "Traceback" not in err
+    assert "value-iteration: interrupted after" in out
+    assert "gauss-seidel" not in out
+
+
+# ----------------------------------------------------------------------------------- its progress
+
+
+def shown(updates, tol=1e-6, terminal=False, method=""):
+    """What is shown of these certified errors, a tenth of a second apart."""
+    console = Console(file=io.StringIO(), width=120, force_terminal=terminal)
+    with SolveProgress(console, tol) as progress:
+        for number, error in enumerate(updates):
+            progress.update(Reached(10.0 * number, number / 10, error), method)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that goes on by a tenth of a second at each look."""
+    now = iter(np.arange(0, 1e6, 0.1))
+    monkeypatch.setattr("rlkit.cli.solve_progress.time.monotonic", lambda: float(next(now)))
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nothing_is_shown_of_a_short_solve(clock, terminal):
+    assert shown([1.0] * 10, terminal=terminal) == ""
+
+
+def test_plain_lines_tell_the_error_and_the_time_left_now_and_then(clock):
+    # an error that halves each second
+    lines = shown([2.0 ** (-i / 10) for i in range(600)], tol=2.0**-120).splitlines()
+    assert lines[0] == "certified error 5.0e-01 (asked: 7.52316e-37)  100 sweeps  1 s"
+    assert lines[-1].endswith(" left")
+    assert 5 < len(lines) < 25
+    for line in lines[1:]:
+        seconds = int(line.split("sweeps")[1].split()[0])
+        assert seconds < 60
+        if "left" in line:
+            words = line.split("about ")[1].split()
+            left = float(words[0]) * (60 if words[1] == "min" else 1)
+            assert left == pytest.approx(120 - seconds, rel=0.05)
+
+
+def test_nothing_is_said_of_the_time_left_where_it_cannot_be_known(clock):
+    text = shown([np.inf] * 200, method="upwind-gauss-seidel")
+    assert text.startswith("upwind-gauss-seidel: certified error not known yet (asked: 1e-06)")
+    assert "left" not in text
+    assert "left" not in shown([3.0] * 200)
+
+
+def test_a_bar_is_drawn_on_a_terminal_and_taken_away(clock):
+    text = shown([2.0 ** (-i / 10) for i in range(100)], terminal=True)
+    assert "certified error" in text
+    assert "━" in text
+    assert "left" in text
+    assert text.endswith("\x1b[2K")  # the line is cleared for what follows
 
 
 def test_help_names_maps_methods_and_defaults(solve):

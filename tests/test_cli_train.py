@@ -63,7 +63,9 @@ def test_without_json_the_text_is_on_standard_output(cli):
     )
     assert folder == "run folder: runs/a2c-CartPole-v1-0  (tensorboard --logdir runs)"
     assert progress[-1].startswith("100 %  step 2,000 of 2,000  return ")
-    told = r"greedy return \d+\.\d\d ± \d+\.\d\d over 20 fresh episodes: not solved \(threshold 475\)"
+    told = (
+        r"greedy return \d+\.\d\d ± \d+\.\d\d over 20 fresh episodes: not solved \(threshold 475\)"
+    )
     assert re.fullmatch(told, verdict)
     assert re.fullmatch(
         r"2,000 steps, \d+\.\d s of training; look at it: rlkit evaluate .*-0", last
@@ -226,6 +228,11 @@ def test_lists(cli):
         assert all(name in cli("list", kind).out for name in known)
     envs = json.loads(cli("list", "envs", "--json").out)["envs"]
     assert {"CartPole", *ENVS} <= {row["env"] for row in envs}
+    wrong = cli("list", "modles")
+    assert (wrong.status, wrong.err) == (
+        2,
+        "Error: unknown listing 'modles'; did you mean models?\n",
+    )
     assert cli("list", "runs").out == "no runs yet\n"
     assert json.loads(cli("list", "runs", "--json").out) == {"runs": []}
     for agent in AGENTS:

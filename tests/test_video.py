@@ -1,5 +1,6 @@
 """Videos of greedy episodes: `--video` in a training and in an evaluation."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -79,6 +80,17 @@ def test_what_draws_nothing_is_said_before_training(cli):
     with pytest.raises(UsageError, match="of your own can't be filmed"):
         rlkit.train("a2c", venv, QUICK, {"video": True})
     assert not Path("runs").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere SDL always finds a screen")
+@pytest.mark.parametrize(("screen", "driver"), [("", "dummy"), (":0", None)])
+def test_without_a_screen_none_is_looked_for(cli, monkeypatch, screen, driver):
+    monkeypatch.setenv("DISPLAY", screen)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("SDL_VIDEODRIVER", "")
+    monkeypatch.delenv("SDL_VIDEODRIVER")
+    cli("--version")
+    assert os.environ.get("SDL_VIDEODRIVER") == driver
 
 
 def test_a_function_that_makes_what_draws(tmp_path):

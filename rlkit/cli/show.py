@@ -34,7 +34,7 @@ def sizes(model: Model) -> dict[str, str]:
     mdp = model.mdp
     terminal = int(mdp.terminal.sum())
     return {
-        "environment": model.name,
+        "model": model.name,
         "states": f"{mdp.n_states:,}" + (f" ({terminal:,} terminal)" if terminal else ""),
         "state-action pairs": f"{mdp.n_pairs:,}",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,9 @@ def load_fields(kind: Any, path: str | Path, what: str) -> Any:
     try:
         with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = {name: _plain(archive[name]) for name in archive.files}
-        return kind(**found)
+        hints = get_type_hints(kind)
+        left_out = {f.name: None for f in fields(kind) if type(None) in get_args(hints[f.name])}
+        return kind(**{**left_out, **found})
     except (OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise UsageError(
             f"{path} is not {what} ({error}); give a file that {kind.__name__}.save wrote"

@@ -153,6 +153,7 @@ class Certifier:
         residual += 4 * rounding(self.mdp, V)
         proof = inductive_bounds(self.mdp, V, Q, residual, self.tol, self.times, self.longest)
         if isinstance(proof, Bounds):
+            self.goal.report(proof.error)
             return proof
         self.reached = proof.error
         if converged and proof.loop.size:

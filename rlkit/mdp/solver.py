@@ -87,7 +87,10 @@ def _reached(mdp: MDP, goal: Goal, algorithm: Algorithm) -> Bounds:
             latest = np.zeros(mdp.n_states)
         else:
             latest = goal.latest()
-        bounds = reached_bounds(mdp, latest) or _no_bounds(mdp, latest)
+        try:
+            bounds = reached_bounds(mdp, latest) or _no_bounds(mdp, latest)
+        except KeyboardInterrupt:  # again: whoever asks can't wait for a proof
+            bounds = _no_bounds(mdp, latest)
         cause = f"max_seconds={goal.max_seconds:g} are over"
         if isinstance(stop, KeyboardInterrupt):
             kind, cause = InterruptedWarning, "interrupted"
