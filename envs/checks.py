@@ -234,7 +234,8 @@ def warn_cast(found: str, declared: np.dtype[Any]) -> None:
 
 def brief(value: object) -> str:
     """`value` as Python writes it, on one short line."""
-    text = " ".join(repr(value).split())
+    plain = value.item() if isinstance(value, np.generic) else value
+    text = " ".join(repr(plain).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

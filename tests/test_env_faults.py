@@ -369,7 +369,7 @@ def test_an_exception_names_environment_action_and_line(kind):
         run(envs)
     message = str(caught.value)
     assert re.match(r"env [01] step raised KeyError: 'the left wheel' \(.*test_env_faults", message)
-    assert "for action np.int64(0) (at step 3 of this environment)" in message
+    assert "for action 0 (at step 3 of this environment)" in message
     cause = caught.value.__cause__
     if kind == "sync":
         assert isinstance(cause, KeyError)

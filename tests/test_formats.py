@@ -598,6 +598,13 @@ def test_an_archive_of_more_states_than_fit_is_refused(state, n_states):
     refused("the transitions are of .* states: the model would take", "huge.npz", UsageError)
 
 
+def test_a_saved_solution_is_no_model(tmp_path):
+    path = tmp_path / "solved.npz"
+    rlkit.solve(rlkit.MDP.from_arrays([[[1.0]]], [[1.0]], gamma=0.5)).save(path)
+    with pytest.raises(ModelError, match="holds a solution, not a model; read it with"):
+        rlkit.MDP.load(path)
+
+
 def test_names_of_files():
     write(**{"model.drn": drn(), "text.txt": "x"})
     assert is_model_file("model.drn")

@@ -72,7 +72,7 @@ def failure(envs, steps=12):
 @pytest.mark.parametrize("way", DEATHS)
 def test_a_worker_that_dies_is_named(way):  # fault 14
     assert str(failure(made(way, at=4))) == (
-        f"worker 1 {DEATHS[way]} at vector step 4, action np.int64(1); --restart-workers N lets a "
+        f"worker 1 {DEATHS[way]} at vector step 4, action 1; --restart-workers N lets a "
         "run replace N workers"
     )
 
@@ -81,7 +81,7 @@ def test_a_worker_that_hangs_is_killed_and_named(monkeypatch):  # fault 15
     monkeypatch.setattr(workers, "STARTUP", SOON)
     assert str(failure(made("hang", at=4, timeout=SOON))) == (
         "worker 1 hung and was killed: env 1 took more than 0.3 s (env_timeout, --env-timeout) at "
-        "vector step 4, action np.int64(1); --restart-workers N lets a run replace N workers"
+        "vector step 4, action 1; --restart-workers N lets a run replace N workers"
     )
     error = str(failure(made("hang", where="reset", timeout=SOON)))
     assert "(env_timeout, --env-timeout) in a reset;" in error
@@ -132,7 +132,7 @@ def test_what_an_environment_raises_keeps_its_name_and_traceback(monkeypatch, ki
         monkeypatch.setattr("wayward.in_worker", lambda number: True)
     error = failure(make_envs(lambda: Wayward(way, at=4), 3, 5, kind))
     env = 1 if kind == "async" else 0
-    pattern = rf"env {env} step raised {said} \(.*wayward.py:\d+\) for action np.int64\(1\) "
+    pattern = rf"env {env} step raised {said} \(.*wayward.py:\d+\) for action 1 "
     assert re.fullmatch(pattern + r"\(at step 4 of this environment\)", str(error))
     if kind == "async":
         assert "Traceback" in error.__cause__.__notes__[0]
@@ -186,7 +186,7 @@ def test_a_lost_step_is_a_truncation_and_the_next_a_reset(tmp_path, monkeypatch,
         assert envs.restarts == 1
     (warning,) = map(str, (each.message for each in warned))
     assert re.match("worker 1 (died|hung)", warning)
-    assert "at vector step 15, action np.int64(1); a new one takes its place" in warning
+    assert "at vector step 15, action 1; a new one takes its place" in warning
     assert warning.endswith("with a new episode (restart 1 of 2)")
 
     t = lost_in(steps)
@@ -240,7 +240,7 @@ def test_restarts_are_used_up():
         error = failure(made("leave", at=3, restarts=2), 30)
     assert len(warned) == 2
     assert str(error) == (
-        "worker 1 died (exit status 3) at vector step 11, action np.int64(1); the 2 restarts of "
+        "worker 1 died (exit status 3) at vector step 11, action 1; the 2 restarts of "
         "--restart-workers are used up"
     )
 

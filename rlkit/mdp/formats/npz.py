@@ -49,6 +49,8 @@ def read(path: Path, choice: Choice) -> Contents:
     choice.refuse(path, ".npz")
     name = f"model file {str(path)!r}"
     found = _arrays(path, name)
+    if {"values", "policy", "lower"} <= found.keys():
+        raise ModelError(f"{name} holds a solution, not a model; read it with rlkit.Solution.load")
     fields = FIELDS if "P_data" in found else TRIPLETS
     for field in fields:
         if field not in found:
