@@ -60,7 +60,7 @@ class A2CRecipe(Recipe):
         "one encoder for actor and critic; auto: with images, parts or a memory",
         choices=("auto", "yes", "no"),
     )
-    hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers", low=1)
+    hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers", low=1, high=16384)
     activation: str = option(
         "tanh",
         "activation",

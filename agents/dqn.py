@@ -86,9 +86,9 @@ class DQNRecipe(Recipe):
         "what sees images, windows and clips; auto: by the observation space",
         choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
     )
-    hidden: tuple[int, ...] = option((120, 84), "widths of the hidden layers", low=1)
+    hidden: tuple[int, ...] = option((120, 84), "widths of the hidden layers", low=1, high=16384)
     head_hidden: tuple[int, ...] = option(
-        (), "widths of the head's own hidden layers, in each of its streams", low=1
+        (), "widths of the head's own hidden layers, in each of its streams", low=1, high=16384
     )
     activation: str = option(
         "relu",

@@ -58,7 +58,7 @@ class PQNRecipe(Recipe):
         "what sees images, windows and clips; auto: by the observation space",
         choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
     )
-    hidden: tuple[int, ...] = option((128, 128), "widths of the hidden layers", low=1)
+    hidden: tuple[int, ...] = option((128, 128), "widths of the hidden layers", low=1, high=16384)
     activation: str = option(
         "relu",
         "activation",

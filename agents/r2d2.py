@@ -95,9 +95,9 @@ class R2D2Recipe(Recipe):
         never=("bidirectional", "sees the future: as an agent acts, it isn't there yet"),
     )
     core_width: int = option(128, "width of the memory", low=1, high=16384)
-    hidden: tuple[int, ...] = option((64,), "widths of the hidden layers", low=1)
+    hidden: tuple[int, ...] = option((64,), "widths of the hidden layers", low=1, high=16384)
     head_hidden: tuple[int, ...] = option(
-        (), "widths of the head's own hidden layers, in each of its streams", low=1
+        (), "widths of the head's own hidden layers, in each of its streams", low=1, high=16384
     )
     activation: str = option(
         "relu",

@@ -70,7 +70,7 @@ class SACRecipe(Recipe):
         "what sees images, windows and clips; auto: by the observation space",
         choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
     )
-    hidden: tuple[int, ...] = option((256, 256), "widths of the hidden layers", low=1)
+    hidden: tuple[int, ...] = option((256, 256), "widths of the hidden layers", low=1, high=16384)
     activation: str = option(
         "relu",
         "activation",

@@ -15,7 +15,7 @@ from rlkit import MDP, registry, solve
 from rlkit.agents.backward_induction import backward_induction
 from rlkit.envs.gridworld import GridWorld
 from rlkit.errors import RlkitWarning, UsageError
-from rlkit.mdp.compare import all_methods, compare
+from rlkit.mdp.compare import Comparison, all_methods, compare
 from rlkit.mdp.criteria import FiniteHorizonSolution
 from rlkit.mdp.forecast import seconds_left
 from rlkit.mdp.goal import Reached, Watch
@@ -266,6 +266,14 @@ def test_curves_are_drawn_for_all_methods_by_sweeps_and_by_seconds(tmp_path):
     assert (alone.get_color(), alone.get_marker()) == (among.get_color(), among.get_marker())
     plot_curves(found, tmp_path / "curves.svg", 1e-6)
     assert (tmp_path / "curves.svg").read_text().startswith("<?xml")
+
+
+def test_methods_without_a_curve_are_no_trouble(tmp_path):
+    failed = Comparison("value-iteration", None, [], "it runs for ever", interrupted=False)
+    at_the_end = [Reached(1, 1e-3, 0.0)]
+    exact = Comparison("policy-iteration", None, at_the_end, "", interrupted=False)
+    for found in ([], [failed], [failed, exact]):
+        plot_curves(found, tmp_path / "curves.png", 1e-6)
 
 
 def test_pictures_that_cannot_be_drawn_are_refused(monkeypatch, tmp_path):

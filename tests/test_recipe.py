@@ -56,7 +56,7 @@ FAULTS = [
     ("a2c", "steps", -5, "a whole number >= 1"),
     ("a2c", "steps", 1.5, "a whole number >= 1"),
     ("a2c", "envs", 0, "a whole number >= 1 and <= 65536"),
-    ("a2c", "hidden", (64, 0), "whole numbers separated by commas, each >= 1"),
+    ("a2c", "hidden", (64, 0), "whole numbers separated by commas, each >= 1 and <= 16384"),
     ("a2c", "normalize_advantage", 1, "true or false"),
     ("ppo", "clip", 0, f"{SCHEDULE} > 0"),
     ("ppo", "clip", "0.2:-0.1", f"{SCHEDULE} > 0"),

@@ -5,6 +5,7 @@ matplotlib, the extra "plot", is imported when a picture is drawn.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ _DASHES = ("-", "--", "-.", (0, (1, 1.2)), (0, (6, 2)), (0, (4, 1.5, 1, 1.5, 1, 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 _PLAIN = "#7b8494"
 _FEW_POINTS = 12  # each of them is marked
+_NARROW = 50.0  # powers of ten alone would be few ticks on an axis whose ends have this ratio
 
 
 def plot_curves(
@@ -72,6 +74,7 @@ def curves_figure(
         textcoords="offset points",
         fontsize=8,
         color=_PLAIN,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
     )
     drawn.suptitle("Convergence" if title is None else f"Convergence · {title}", weight="bold")
     handles, labels = by_sweeps.get_legend_handles_labels()
@@ -103,8 +106,17 @@ def _draw(axes: Axes, method: str, x: Sequence[float], errors: Sequence[float]) 
 
 
 def _finish(axes: Axes, tol: float) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    if not math.isfinite(axes.dataLim.minposx):  # no method came to anything
+        axes.set_xlim(1, 10)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    low, high = axes.get_xlim()
+    if high < _NARROW * low:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.axhline(tol, color=_PLAIN, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
