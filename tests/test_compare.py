@@ -65,7 +65,7 @@ def test_compiled_solvers_tell_of_their_latest_values_also_after_a_proof_that_fa
     solve(mdp, "gauss-seidel", watch=Watch(told.append, share=1e9))
     later = [at.error for at in told if at.sweeps > 100]
     assert len(later) > 100
-    assert len(set(later)) > 0.9 * len(later)
+    assert len(set(later)) > len(later) / 4  # one proof in 50 sweeps
 
 
 def test_nothing_is_told_before_its_time():
