@@ -29,6 +29,8 @@ Autoreset: TypeAlias = Literal["next_step", "same_step"]
 
 # An episode that has run for so many steps without a time limit is thought never to end.
 ENDLESS = 100_000
+# A sum of squares below this has only finite terms, none of them beyond float32; one call tells it.
+SAFE_SQUARES = 1e76
 # How often, in vector steps, the lengths of the running episodes are looked at.
 LOOK_EVERY = 1024
 
@@ -288,6 +290,8 @@ class Envs:
                 f"the vector environment returned rewards of shape {raw.shape} and dtype "
                 f"{raw.dtype} at {when}; return {self.n} numbers"
             )
+        if raw.dtype == np.float64 and raw.dot(raw) < SAFE_SQUARES:
+            return raw.astype(np.float32)
         if raw.dtype == np.float32:
             reward: NDArray[np.float32] = raw.copy()
         else:
