@@ -290,10 +290,12 @@ class Envs:
                 f"the vector environment returned rewards of shape {raw.shape} and dtype "
                 f"{raw.dtype} at {when}; return {self.n} numbers"
             )
+        reward: NDArray[np.float32]
         if raw.dtype == np.float64 and raw.dot(raw) < SAFE_SQUARES:
-            return raw.astype(np.float32)
+            reward = raw.astype(np.float32)
+            return reward
         if raw.dtype == np.float32:
-            reward: NDArray[np.float32] = raw.copy()
+            reward = raw.copy()
         else:
             with np.errstate(over="ignore"):
                 reward = raw.astype(np.float32)
