@@ -71,7 +71,7 @@ def reached(run_dir: Path) -> int:
 
 
 def soak(name: str, steps: int) -> list[Sample]:
-    """Train and watch; the samples, one for each fortieth of the run."""
+    """Train and watch; the samples, evenly spread, the last one well before the run ends."""
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory() as home:
         command = ["train", *CASES[name], "--steps", str(steps), "--run-dir", f"{home}/runs"]
@@ -85,7 +85,7 @@ def soak(name: str, steps: int) -> list[Sample]:
         while process.poll() is None:
             time.sleep(0.2)
             step = reached(Path(home, "runs"))
-            if step >= (len(samples) + 1) * steps // SAMPLES:
+            if step >= (len(samples) + 1) * steps // (SAMPLES + 1):
                 try:
                     samples.append(look(process.pid, step))
                 except (FileNotFoundError, ProcessLookupError):
