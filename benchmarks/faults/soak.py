@@ -87,9 +87,11 @@ def soak(name: str, steps: int) -> list[Sample]:
             step = reached(Path(home, "runs"))
             if step >= (len(samples) + 1) * steps // (SAMPLES + 1):
                 try:
-                    samples.append(look(process.pid, step))
+                    sample = look(process.pid, step)
                 except (FileNotFoundError, ProcessLookupError):
                     continue  # one of them ended between two looks
+                if process.poll() is None:  # else it was looked at as it ended
+                    samples.append(sample)
         if process.returncode:
             assert process.stderr is not None
             sys.exit(f"{name}: exit {process.returncode}: {process.stderr.read()}")
