@@ -1,4 +1,4 @@
-"""Models of chapters 3 and 4 of Sutton and Barto, Reinforcement Learning: An Introduction (2nd
+"""Models of chapters 3 to 7 of Sutton and Barto, Reinforcement Learning: An Introduction (2nd
 edition, 2018)."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln, xlogy
 
-from rlkit.envs.grids import layout, moved
+from rlkit.envs.grids import layout, moved, only
 from rlkit.envs.limits import finite, probabilities, whole
 from rlkit.mdp.draw_grid import GridLayout
 from rlkit.mdp.model import MDP, FloatArray, IntArray
@@ -126,3 +126,40 @@ def gambler(gamma: float = 1.0, goal: int = 100, heads: float = 0.4) -> MDP:
         return after, np.array([heads, 1.0 - heads]), rewards, possible
 
     return MDP.from_function(f, goal + 1, gamma)
+
+
+def maximisation_bias(gamma: float = 1.0, actions: int = 10, mean: float = -0.1) -> MDP:
+    """The model of example 6.7 and figure 6.5: A is state 0, where one begins, and B state 1.
+
+    From A, action 0 (left) leads to B and action 1 (right) ends, both with 0. In B every one of
+    `actions` ends with a reward of that mean. The book draws it from N(mean, 1); a model, and the
+    environment that is made of it, knows what is expected alone, by which nobody is misled.
+    """
+    whole(1, actions=actions)
+    finite(mean=mean)
+    number = np.arange(max(2, actions))
+
+    def f(states: IntArray) -> tuple[IntArray, float, FloatArray, NDArray[np.bool_]]:
+        in_b = (states == 1)[:, None]
+        successors = np.where(~in_b & (number == 0), 1, -1)[..., None]
+        return successors, 1.0, np.where(in_b, mean, 0.0), number < np.where(in_b, actions, 2)
+
+    return MDP.from_function(f, 2, gamma, start=only(0, 2))
+
+
+def random_walk(gamma: float = 1.0, length: int = 19, left: float = -1.0) -> MDP:
+    """The random walk of example 7.1 (and with length=5, left=0 that of example 6.2).
+
+    From the middle of `length` states a step goes left or right by a coin, whatever one does; the
+    end on the left pays `left`, that on the right 1. There is one action, so that control agents
+    (n-step SARSA) learn the values of the states here, as does TD(λ).
+    """
+    whole(1, length=length)
+    finite(left=left)
+
+    def f(states: IntArray) -> tuple[IntArray, float, FloatArray]:
+        successors = np.stack([states - 1, states + 1], axis=-1)[:, None, :]
+        rewards = np.select([successors < 0, successors == length], [left, 1.0], 0.0)
+        return np.where(successors == length, -1, successors), 0.5, rewards
+
+    return MDP.from_function(f, length, gamma, start=only(length // 2, length))

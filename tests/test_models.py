@@ -136,6 +136,30 @@ def test_the_gamblers_problem():
     )
 
 
+def test_the_random_walks_of_chapters_6_and_7():
+    # Sutton and Barto (2018), example 6.2: A to E are worth 1/6, 2/6, 3/6, 4/6 and 5/6; example
+    # 7.1 has 19 states, and -1 on the left.
+    small = made("random-walk", length=5, left=0.0)
+    np.testing.assert_allclose(
+        solved("random-walk", length=5, left=0.0).values, np.arange(1, 6) / 6
+    )
+    assert small.start.tolist() == [0, 0, 1, 0, 0]
+    np.testing.assert_allclose(solved("random-walk").values, np.arange(-18, 19, 2) / 20, atol=1e-9)
+    assert made("random-walk").start[9] == 1
+
+
+def test_the_model_of_maximisation_bias():
+    # Sutton and Barto (2018), example 6.7: whatever follows left is worth -0.1, right is worth 0.
+    solution = solved("maximisation-bias")
+    np.testing.assert_allclose(solution.q_table()[0, :2], [-0.1, 0])
+    np.testing.assert_allclose(solution.values, [0, -0.1])
+    assert solution.policy[0] == 1
+    assert np.diff(made("maximisation-bias", actions=4).offsets).tolist() == [2, 4]
+    assert np.diff(made("maximisation-bias", actions=1).offsets).tolist() == [2, 1]
+    q = solved("maximisation-bias", actions=3, mean=0.5).q_table()
+    np.testing.assert_allclose(q, [[0.5, 0, -np.inf], [0.5] * 3])
+
+
 def test_russell_and_norvigs_world():
     # Russell and Norvig (2010), figure 17.3; walls and exits left out.
     utilities = [0.812, 0.868, 0.918, 0.762, 0.660, 0.705, 0.655, 0.611, 0.388]
