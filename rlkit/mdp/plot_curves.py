@@ -19,11 +19,21 @@ if TYPE_CHECKING:
 
     from rlkit.mdp.compare import Comparison
 
-# Okabe and Ito's palette for all kinds of colour vision; lines and marks differ too, for print.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DASHES = ("-", "--", "-.", (0, (1, 1.2)), (0, (6, 2)), (0, (4, 1.5, 1, 1.5, 1, 1.5)), ":")
-_MARKS = ("o", "s", "^", "D", "v", "P", "X")
-_PLAIN = "#7b8494"
+# Okabe and Ito's palette for all kinds of colour vision, its yellow darkened; lines and marks differ
+# too, for print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8F8500")
+DASHES = (
+    "-",
+    "--",
+    "-.",
+    (0, (1, 1.2)),
+    (0, (6, 2)),
+    (0, (4, 1.5, 1, 1.5, 1, 1.5)),
+    ":",
+    (0, (8, 1.5, 1, 1.5)),
+)
+_MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+PLAIN = "#7b8494"
 _FEW_POINTS = 12  # each of them is marked
 _NARROW = 50.0  # powers of ten alone would be few ticks on an axis whose ends have this ratio
 
@@ -73,7 +83,7 @@ def curves_figure(
         xytext=(4, 4),
         textcoords="offset points",
         fontsize=8,
-        color=_PLAIN,
+        color=PLAIN,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
     )
     drawn.suptitle("Convergence" if title is None else f"Convergence · {title}", weight="bold")
@@ -86,7 +96,7 @@ def curves_figure(
 
 def _draw(axes: Axes, method: str, x: Sequence[float], errors: Sequence[float]) -> None:
     number = [*SOLVERS].index(method)  # the same looks in every picture
-    colour, dashes = _COLOURS[number % len(_COLOURS)], _DASHES[number % len(_DASHES)]
+    colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
     mark = _MARKS[number % len(_MARKS)]
     axes.plot(
         x,
@@ -117,7 +127,7 @@ def _finish(axes: Axes, tol: float) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.axhline(tol, color=_PLAIN, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+    axes.axhline(tol, color=PLAIN, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.04)
