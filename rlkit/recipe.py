@@ -137,7 +137,8 @@ def _items(value: Value) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _to_json(value: Value) -> Any:
+def json_value(value: Value) -> Any:
+    """A field's value as JSON holds it, and as `Option.check` takes it back."""
     if isinstance(value, tuple):
         return list(value)
     return str(value) if isinstance(value, (Schedule, Interval)) else value
@@ -233,7 +234,7 @@ def check_fields(recipe: Any) -> None:
 def as_json(recipe: Any) -> dict[str, Any]:
     """The fields of a dataclass made of `option`s as JSON values, in order."""
     return {
-        field.name: _to_json(getattr(recipe, field.name)) for field in dataclasses.fields(recipe)
+        field.name: json_value(getattr(recipe, field.name)) for field in dataclasses.fields(recipe)
     }
 
 

@@ -19,8 +19,11 @@ from rlkit.run.signals import Terminated, terminable
 COMMANDS = {
     "solve": "Solve a finite MDP exactly, with certified bounds.",
     "train": "Train an agent on an environment.",
+    "sweep": "Train over many settings and seeds, each run a process.",
+    "tune": "Search for a better recipe, with Optuna.",
     "resume": "Go on with a run from its newest checkpoint.",
     "evaluate": "Play a run's policy greedily and report its returns.",
+    "compare": "Compare runs over their seeds, as a table and as curves.",
     "check": "Try an environment out, and report what is wrong with it.",
     "export": "Write a run's policy to a file that runs without rlkit.",
     "list": "List agents, solvers, models, environments or runs.",
