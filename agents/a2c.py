@@ -11,9 +11,13 @@ of the paper; λ < 1 gives generalised advantage estimation (Schulman et al. 201
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rlkit.actor_critic import ActorCritic
-from rlkit.agent import Agent, Metric, Setting
+from rlkit.agent import Agent, Estimates, Metric, Setting
 from rlkit.arrays import Array, as_float
 from rlkit.carry import Carry
 from rlkit.experience.rollout import RolloutBatch
@@ -46,7 +50,7 @@ class A2CRecipe(Recipe):
     encoder: str = option(
         "auto",
         "what sees images, windows and clips; auto: by the observation space",
-        choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
+        choices=("auto", "mlp", "nature", "impala", "cnn", "vin", "conv1d", "conv3d"),
     )
     core: str = option(
         "none",
@@ -115,6 +119,9 @@ class A2C(Agent):
         self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
     ) -> tuple[Array, Carry]:
         return self.ac.act(obs, carry, explore, mask)
+
+    def _estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> Estimates:
+        return self.ac.estimates(obs, mask)
 
     def update(self, batch: RolloutBatch) -> dict[str, Metric]:
         recipe, ac = self.recipe, self.ac

@@ -14,13 +14,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlkit.agent import Agent, Metric, Setting
+from rlkit.agent import Agent, Estimates, Metric, Setting
 from rlkit.agents.q_learning import QLearningRecipe
 from rlkit.arrays import Array
 from rlkit.carry import Carry
@@ -58,6 +59,9 @@ class DoubleQLearning(Agent):
         self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
     ) -> tuple[Array, Carry]:
         return self.control.act(obs, explore, mask), carry
+
+    def _estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> Estimates:
+        return self.control.estimates(obs, mask)
 
     def update(self, batch: Transitions) -> dict[str, Metric]:
         control = self.control

@@ -16,17 +16,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rlkit.agent import Agent, Metric, Setting
+from rlkit.agent import Agent, Estimates, Metric, Setting
 from rlkit.arrays import Array, as_tensor, like
 from rlkit.carry import Carry
 from rlkit.errors import RunError
 from rlkit.experience.replay import Replay, ReplayBatch, Sampling
-from rlkit.exploration import EpsilonGreedy
+from rlkit.exploration import EpsilonGreedy, q_estimates
 from rlkit.losses import greedy
 from rlkit.networks.heads import Head
 from rlkit.networks.network import Network
@@ -85,7 +88,7 @@ class DQNRecipe(Recipe):
     encoder: str = option(
         "auto",
         "what sees images, windows and clips; auto: by the observation space",
-        choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
+        choices=("auto", "mlp", "nature", "impala", "cnn", "vin", "conv1d", "conv3d"),
     )
     hidden: tuple[int, ...] = option((120, 84), "widths of the hidden layers", low=1, high=16384)
     head_hidden: tuple[int, ...] = option(
@@ -272,9 +275,18 @@ class DQN(Agent):
             # of the batches that are drawn after this step
             self.memory.beta = self.recipe.importance_exponent(self.clock.progress)
             self.online.resample(self.generator)
-        out = self.online.infer(self.normalizer.forward(obs), noise=explore)
-        q = like(obs, self.values.expected(as_tensor(out, self.setting.device)))  # (N, A)
+        q = self._q(obs, noise=explore)
         return (self.explore(q, self.epsilon, mask) if explore else greedy(q, mask)), carry
+
+    def _q(self, obs: Array, noise: bool) -> Array:
+        """Q(s, ·; θ), (N, A)."""
+        out = self.online.infer(self.normalizer.forward(obs), noise=noise)
+        return like(obs, self.values.expected(as_tensor(out, self.setting.device)))
+
+    def _estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> Estimates:
+        found = q_estimates(self._q(obs, noise=False), self.epsilon, mask)
+        # How often each action is the best under noise in the weights has no closed form.
+        return replace(found, exploring=None) if self.recipe.noisy else found
 
     @torch.no_grad()
     def update(self, batch: ReplayBatch) -> dict[str, Metric]:

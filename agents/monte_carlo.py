@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkit.agent import Agent, Metric, Setting
+from rlkit.agent import Agent, Estimates, Metric, Setting
 from rlkit.arrays import Array
 from rlkit.carry import Carry
 from rlkit.control import Control, Held
@@ -74,6 +74,9 @@ class MonteCarlo(Agent):
         self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
     ) -> tuple[Array, Carry]:
         return self.control.act(obs, explore, mask), carry
+
+    def _estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> Estimates:
+        return self.control.estimates(obs, mask)
 
     def update(self, batch: Transitions) -> dict[str, Metric]:
         control = self.control

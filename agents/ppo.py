@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rlkit.actor_critic import ActorCritic
-from rlkit.agent import Agent, Metric, Setting
+from rlkit.agent import Agent, Estimates, Metric, Setting
 from rlkit.arrays import Array, as_float, like, namespace
 from rlkit.carry import Carry, rows
 from rlkit.experience.minibatches import minibatches
@@ -63,7 +65,7 @@ class PPORecipe(Recipe):
     encoder: str = option(
         "auto",
         "what sees images, windows and clips; auto: by the observation space",
-        choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
+        choices=("auto", "mlp", "nature", "impala", "cnn", "vin", "conv1d", "conv3d"),
     )
     core: str = option(
         "none",
@@ -236,6 +238,9 @@ class PPO(Agent):
         self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
     ) -> tuple[Array, Carry]:
         return self.ac.act(obs, carry, explore, mask)
+
+    def _estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> Estimates:
+        return self.ac.estimates(obs, mask)
 
     def update(self, batch: RolloutBatch) -> dict[str, Metric]:
         recipe, ac, progress = self.recipe, self.ac, self.clock.progress

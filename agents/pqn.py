@@ -11,16 +11,19 @@ cut at terminations and bootstrapped at truncations.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 
-from rlkit.agent import Agent, Metric, Setting
+from rlkit.agent import Agent, Estimates, Metric, Setting
 from rlkit.arrays import Array, namespace
 from rlkit.carry import Carry
 from rlkit.experience.minibatches import minibatches
 from rlkit.experience.rollout import Rollout, RolloutBatch
-from rlkit.exploration import EpsilonGreedy
+from rlkit.exploration import EpsilonGreedy, q_estimates
 from rlkit.losses import greedy, squared
 from rlkit.networks.distributions import masked
 from rlkit.networks.network import Network
@@ -56,7 +59,7 @@ class PQNRecipe(Recipe):
     encoder: str = option(
         "auto",
         "what sees images, windows and clips; auto: by the observation space",
-        choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
+        choices=("auto", "mlp", "nature", "impala", "cnn", "vin", "conv1d", "conv3d"),
     )
     hidden: tuple[int, ...] = option((128, 128), "widths of the hidden layers", low=1, high=16384)
     activation: str = option(
@@ -119,6 +122,12 @@ class PQN(Agent):
         if explore:
             return self.explore(q, self.recipe.exploration(self.clock.progress), mask), carry
         return greedy(q, mask), carry
+
+    def _estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> Estimates:
+        q = self.q.infer(self.normalizer.forward(obs))  # (N, A)
+        if self.recipe.normalize_reward:
+            q = q * self.reward_scaler.scale
+        return q_estimates(q, self.recipe.exploration(self.clock.progress), mask)
 
     @torch.no_grad()
     def update(self, batch: RolloutBatch) -> dict[str, Metric]:

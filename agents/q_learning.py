@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-from rlkit.agent import Agent, Metric, Setting
+import numpy as np
+from numpy.typing import NDArray
+
+from rlkit.agent import Agent, Estimates, Metric, Setting
 from rlkit.arrays import Array
 from rlkit.carry import Carry
 from rlkit.control import Control
@@ -90,6 +94,9 @@ class QLearning(Agent):
         self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
     ) -> tuple[Array, Carry]:
         return self.control.act(obs, explore, mask), carry
+
+    def _estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> Estimates:
+        return self.control.estimates(obs, mask)
 
     def update(self, batch: Transitions) -> dict[str, Metric]:
         control = self.control

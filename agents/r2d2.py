@@ -86,7 +86,7 @@ class R2D2Recipe(Recipe):
     encoder: str = option(
         "auto",
         "what sees images, windows and clips; auto: by the observation space",
-        choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
+        choices=("auto", "mlp", "nature", "impala", "cnn", "vin", "conv1d", "conv3d"),
     )
     core: str = option(
         "lstm",

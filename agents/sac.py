@@ -68,7 +68,7 @@ class SACRecipe(Recipe):
     encoder: str = option(
         "auto",
         "what sees images, windows and clips; auto: by the observation space",
-        choices=("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d"),
+        choices=("auto", "mlp", "nature", "impala", "cnn", "vin", "conv1d", "conv3d"),
     )
     hidden: tuple[int, ...] = option((256, 256), "widths of the hidden layers", low=1, high=16384)
     activation: str = option(

@@ -23,7 +23,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlkit.agent import Agent, Metric, Setting
+from rlkit.agent import Agent, Estimates, Metric, Setting
 from rlkit.arrays import Array
 from rlkit.carry import Carry
 from rlkit.control import Held
@@ -111,6 +111,12 @@ class TDLambda(Agent):
             mask = np.ones((len(obs), self._n_actions), dtype=np.bool_)
         draw = self._draw if explore else self._draw_in_evaluation
         return uniform_allowed(draw(len(obs)), mask), carry
+
+    def _estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> Estimates:
+        if mask is None:
+            mask = np.ones((len(obs), self._n_actions), dtype=np.bool_)
+        uniform = mask / mask.sum(-1, keepdims=True)
+        return Estimates(uniform, uniform, v=self.v.numpy()[self._number(obs)])
 
     def update(self, batch: Transitions) -> dict[str, Metric]:
         recipe = self.recipe

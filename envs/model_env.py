@@ -177,6 +177,10 @@ class ModelEnv(gym.Env[Any, np.int64]):
         """The model, with discount `gamma`."""
         return replace(self._mdp, gamma=gamma)
 
+    def observations(self, states: Ints) -> NDArray[Any]:
+        """What is observed in states (N,): (N, *obs)."""
+        return self._episodes.view(states)
+
     def get_state(self) -> dict[str, Any]:
         """Where the episode is, for resuming bit for bit (see `rlkit.envs.state`)."""
         return self._episodes.get_state()

@@ -20,19 +20,27 @@ if TYPE_CHECKING:
     from rlkit.training.api import resume as resume
     from rlkit.training.api import train as train
     from rlkit.training.check import check as check
+    from rlkit.training.compare import compare as compare
     from rlkit.training.export import export as export
+    from rlkit.training.measure import measure as measure
+    from rlkit.training.sweep import sweep as sweep
+    from rlkit.training.tune import tune as tune
 
 _HOME = {
     "MDP": "rlkit.mdp.model",
     "Solution": "rlkit.mdp.solution",
     "check": "rlkit.training.check",
+    "compare": "rlkit.training.compare",
     "evaluate": "rlkit.training.api",
     "evaluate_policy": "rlkit.mdp.evaluation",
     "export": "rlkit.training.export",
     "load": "rlkit.training.api",
+    "measure": "rlkit.training.measure",
     "resume": "rlkit.training.api",
     "solve": "rlkit.mdp.solve",
+    "sweep": "rlkit.training.sweep",
     "train": "rlkit.training.api",
+    "tune": "rlkit.training.tune",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from rlkit.agent import Setting, Stateful
+from rlkit.agent import Estimates, Setting, Stateful
 from rlkit.arrays import Array, as_tensor, like
 from rlkit.carry import Carry, rows
 from rlkit.experience.noise import Noise
@@ -74,6 +76,18 @@ class ActorCritic(nn.Module):
         if explore:
             return self.policy.sample(head, self.noise.next(head)), carry
         return self.policy.mode(head), carry
+
+    def estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> Estimates:
+        """See `rlkit.agent.Agent.estimates`; without a memory, over Discrete actions."""
+        head, v = self.nets.infer(self.normalizer.forward(obs))  # (N, A), (N,)
+        logits = masked(head, mask)
+        greedy = self.policy.mode(logits)[:, None] == np.arange(logits.shape[1])
+        scale = self.reward_scaler.scale if self.recipe.normalize_reward else 1.0
+        return Estimates(
+            greedy.astype(np.float64),
+            torch.from_numpy(logits).double().softmax(-1).numpy(),
+            v=scale * v.astype(np.float64),
+        )
 
     def advantages(self, batch: RolloutBatch, v: Array) -> Array:
         """Generalised advantage estimates (T, N); `v` (T + 1, N) are the values of `batch.obs`."""

@@ -19,11 +19,12 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlkit.arrays import Array
 from rlkit.carry import Carry
-from rlkit.errors import CheckpointError, UsageError
+from rlkit.errors import CheckpointError, UndefinedError, UsageError
 from rlkit.experience.step import Step
 from rlkit.packing import is_numbered
 from rlkit.recipe import Recipe, Tuned
@@ -79,6 +80,25 @@ class Clock:
     progress: float = 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """What an agent does at N observations, in full, and what it believes that to be worth.
+
+    Fields, each float64, in units of the environment's rewards:
+        greedy: (N, A), π(a | s) of `act(explore=False)`; a row with a 1 where it is deterministic.
+        exploring: (N, A), π(a | s) of `act(explore=True)` as it is now; None where the
+            probabilities have no closed form.
+        v: (N,), the estimate of V; None where the agent has none.
+        q: (N, A), the estimate of Q; what stands at actions that are not allowed says nothing. None
+            where the agent has none.
+    """
+
+    greedy: NDArray[np.float64]
+    exploring: NDArray[np.float64] | None
+    v: NDArray[np.float64] | None = None
+    q: NDArray[np.float64] | None = None
+
+
 class Agent(nn.Module, ABC):
     """Base of all learning agents; inheritance is one deep."""
 
@@ -116,6 +136,27 @@ class Agent(nn.Module, ABC):
         so is `mask`, (N, n) bool: the actions that are allowed (`rlkit.envs.masks`); None: all.
         Greedy actions draw nothing from the agent's random stream: evaluating doesn't change a run.
         """
+
+    def estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> Estimates:
+        """The action distributions and value estimates at observations (N, *obs).
+
+        `mask` (N, A) bool: as of `act`. Draws nothing and changes nothing. Raises UndefinedError
+        where the agent's policy is no function of one observation over finitely many actions.
+        """
+        if self.initial_carry(1) is not None:
+            raise UndefinedError(
+                f"not defined for a recurrent policy: what {self.name} does depends on all that it "
+                "has seen since the episode began"
+            )
+        if not isinstance(self.setting.action_space, spaces.Discrete):
+            raise UndefinedError(
+                f"not defined for the action space {self.setting.action_space}; allowed: Discrete"
+            )
+        return self._estimates(obs, mask)
+
+    def _estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> Estimates:
+        """`estimates`, of an agent without a memory over Discrete actions."""
+        raise UndefinedError(f"not defined for {self.name}: it gives no action probabilities")
 
     @abstractmethod
     def update(self, batch: Any) -> dict[str, Metric]:

@@ -10,10 +10,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rlkit.agent import Clock, Metric, Setting, Stateful
+from rlkit.agent import Clock, Estimates, Metric, Setting, Stateful
 from rlkit.arrays import Array
 from rlkit.experience.latest import EVERYTHING, Floats, Ints, Latest, Transitions
 from rlkit.experience.noise import Noise
+from rlkit.exploration import q_estimates
 from rlkit.losses import greedy
 from rlkit.schedule import Schedule
 from rlkit.tables import StateNumber, check_size, load_choose
@@ -120,6 +121,11 @@ class Control(nn.Module):
         q: Array = self.q.numpy() if isinstance(s, np.ndarray) else self.q
         values = q[:, s].sum(0)  # (N, A)
         return self._choice(values, self.epsilon, mask) if explore else greedy(values, mask)
+
+    def estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> Estimates:
+        """See `rlkit.agent.Agent.estimates`; Q is the tables' mean."""
+        tables = self.q.numpy()[:, self._number(obs)]  # (tables, N, A)
+        return q_estimates(tables.mean(0), self.epsilon, mask, share_ties=True)
 
     def metrics(self, total: float, batch: Transitions) -> dict[str, Metric]:
         """What to log, given the sum of the sizes of the errors of a batch's updates."""

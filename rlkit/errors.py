@@ -24,6 +24,10 @@ class ModelError(UsageError):
     """A finite MDP that is not one: its message names the state and the action."""
 
 
+class UndefinedError(UsageError):
+    """A quantity that does not exist for what it was asked of: its message says why."""
+
+
 class EnvError(RunError):
     """An environment broke its contract: its message names environment, step and key."""
 

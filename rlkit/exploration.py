@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from rlkit.agent import Estimates
 from rlkit.arrays import Array, namespace
 from rlkit.experience.noise import Noise
 from rlkit.losses import greedy
@@ -38,6 +41,27 @@ class EpsilonGreedy:
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.noise.set_state(state)
+
+
+def q_estimates(
+    values: NDArray[np.floating[Any]],
+    epsilon: float,
+    mask: NDArray[np.bool_] | None,
+    share_ties: bool = False,
+) -> Estimates:
+    """Of an agent that acts ε-greedily on values Q (N, A), in units of the environment's rewards.
+
+    `share_ties`: as it explores, it takes equal values with equal probability; else the first.
+    """
+    q = np.asarray(values, dtype=np.float64)
+    allowed = np.ones(q.shape, dtype=np.bool_) if mask is None else mask
+    first = greedy(q, mask)[:, None] == np.arange(q.shape[1])  # (N, A)
+    best = first
+    if share_ties:
+        best = allowed & (q == q[first][:, None])
+    uniform = allowed / allowed.sum(-1, keepdims=True)
+    exploring = (1 - epsilon) * best / best.sum(-1, keepdims=True) + epsilon * uniform
+    return Estimates(first.astype(np.float64), exploring, q=q)
 
 
 def _uniform_pairs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

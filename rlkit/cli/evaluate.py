@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
+from rlkit.cli.exact import exact_json, show_exact
 from rlkit.cli.output import console, emit_json, json_option
+from rlkit.errors import UsageError
 
 
 @click.command()
@@ -34,6 +37,11 @@ from rlkit.cli.output import console, emit_json, json_option
     metavar="FILE.mp4",
     help="Record one more episode as a video.",
 )
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Play nothing: compute what the policy is truly worth, by the environment's model.",
+)
 @json_option
 def command(
     run: str,
@@ -43,12 +51,16 @@ def command(
     device: str,
     env: str | None,
     video: str | None,
+    exact: bool,
     as_json: bool,
 ) -> None:
     """Play RUN's policy greedily and report the returns.
 
     RUN is a run folder or its name in runs/.
     """
+    if exact:
+        _measure(run, best, device, env, as_json)
+        return
     from rlkit.run.folder import RunFolder
     from rlkit.training.api import evaluate  # imports torch
 
@@ -70,3 +82,20 @@ def command(
                 "returns": list(found.returns),
             }
         )
+
+
+def _measure(run: str, best: bool, device: str, env: str | None, as_json: bool) -> None:
+    """Hold RUN's agent to the exact ruler."""
+    source = click.get_current_context().get_parameter_source
+    for name in ("episodes", "seed", "video"):
+        if source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"--{name} does not go with --exact, which plays nothing; leave it out"
+            )
+    from rlkit.run.folder import RunFolder
+    from rlkit.training.measure import measure  # imports torch
+
+    found = measure(run, best=best, device=device, env=env)
+    show_exact(console(as_json), found)
+    if as_json:
+        emit_json({"run": str(RunFolder.open(run).path), **exact_json(found)})

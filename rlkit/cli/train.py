@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlkit.cli.exact import exact_json, exact_line
 from rlkit.cli.output import console, emit_json, json_option
 from rlkit.errors import UsageError
 from rlkit.recipe import Option, options, read_options
@@ -203,6 +204,7 @@ def report(done: Trained, out: Console, as_json: bool) -> None:
         _report_stop(done, out)
     else:
         out.print(f"{rate}, saved in {done.run}")
+    _report_exact(done, out)
     if as_json:
         emit_json(
             {
@@ -212,10 +214,18 @@ def report(done: Trained, out: Console, as_json: bool) -> None:
                 "steps": done.steps,
                 "seconds": done.seconds,
                 "final_return": evaluation.mean if evaluation else None,
+                **({"exact": exact_json(done.exact)} if done.exact else {}),
             }
         )
     if done.exit_status:
         raise SystemExit(done.exit_status)
+
+
+def _report_exact(done: Trained, out: Console) -> None:
+    if done.exact:
+        out.print(f"{exact_line(done.exact)}; all of it: rlkit evaluate {done.run} --exact")
+    elif done.exact_problem:
+        out.print(f"exact value: {done.exact_problem}")
 
 
 def _report_stop(done: Trained, out: Console) -> None:

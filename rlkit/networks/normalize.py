@@ -130,7 +130,12 @@ class RewardScaler:
             returns[t] = self.G
             self.G = self.G * going_on[t]
         self.moments.include(returns[live.bool()])
-        return reward / math.sqrt(float(self.moments.var) + EPSILON)
+        return reward / self.scale
+
+    @property
+    def scale(self) -> float:
+        """What rewards are divided by."""
+        return math.sqrt(float(self.moments.var) + EPSILON)
 
     def get_state(self) -> dict[str, Any]:
         return {"moments": dict(self.moments.state_dict()), "G": self.G}

@@ -28,6 +28,7 @@ from rlkit.run.progress import Progress
 from rlkit.training import build
 from rlkit.training.build import EnvLike
 from rlkit.training.evaluation import Evaluation, play
+from rlkit.training.exact import Measured
 from rlkit.training.options import RunOptions, run_options
 from rlkit.training.policy import Policy
 from rlkit.training.trainer import Trainer, about
@@ -51,6 +52,8 @@ class Trained:
     complete: bool  # trained to the end, whether or not a signal broke off the last evaluation
     saved_step: int | None  # of the newest checkpoint
     resume_command: str
+    exact: Measured | None = None  # by the environment's model, at the end
+    exact_problem: str | None = None  # why there is none, where there is a model
 
 
 def train(
@@ -60,6 +63,7 @@ def train(
     options: RunOptions | Mapping[str, Any] | None = None,
     *,
     env_options: Mapping[str, Any] | None = None,
+    name: str | None = None,
     console: Console | None = None,
 ) -> Trained:
     """Train an agent and keep the run in a folder of its own.
@@ -72,6 +76,7 @@ def train(
             that recipe, or the agent's defaults where none was tuned.
         options: seed, device, run_dir and the like (see RunOptions), by name.
         env_options: arguments of the environment's constructor.
+        name: of the run's folder, which gets a number; None: agent and environment.
         console: where progress is shown; None: nowhere.
 
     Raises UsageError before anything starts, RunError where training had to stop.
@@ -91,14 +96,14 @@ def train(
         config = {"agent": agent, "env": envs.id, "env_options": dict(env_options)}
         config["env_given"] = "name" if isinstance(env, str) else "object"
         config |= {**options.to_json(), "recipe": recipe.to_json()}
-        name = run_name(agent, short_name(envs.id))
+        name = run_name(agent, short_name(envs.id)) if name is None else name
         folder = RunFolder.create(Path(options.run_dir), name, config, envs.spec_json)
         if console:
             _announce(console, folder, learner, recipe, total)
         with locked(folder.path):
             trainer = build.make_trainer(learner, envs, total, folder, env, options, env_options)
             trainer.metrics.text("config", _as_markdown(config))
-            named = {name: config[name] for name in ("agent", "env", "seed")}
+            named = {key: config[key] for key in ("agent", "env", "seed")}
             trainer.metrics.hparams(named | recipe.to_json(), [EVALUATED])
             return _fit(trainer, console)
 
@@ -290,6 +295,8 @@ def _fit(trainer: Trainer, console: Console | None) -> Trained:
         trainer.steps >= trainer.plan.total,
         trainer.saved_step,
         trainer.resume_command,
+        trainer.exact.found_at(trainer.steps) if trainer.exact else None,
+        trainer.exact.problem if trainer.exact else None,
     )
 
 

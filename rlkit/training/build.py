@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from rlkit.registry import load as load_target
 from rlkit.run.files import read_json
 from rlkit.run.folder import CONFIG, CONFIG_LIMIT, RunFolder
 from rlkit.training.evaluation import Evaluation, play
+from rlkit.training.exact_meter import Meter, ruler_for
 from rlkit.training.options import RunOptions
 from rlkit.training.trainer import Plan, Trainer
 from rlkit.training.video import FOLDER as VIDEOS
@@ -281,9 +283,11 @@ def make_trainer(
         return evaluation
 
     can_evaluate = not isinstance(env, VectorEnv)
-    return Trainer(
-        agent, envs, plan(total, options), folder, evaluate if can_evaluate else None, start
-    )
+    how_far, exact = plan(total, options), None
+    if options.exact:
+        make = partial(ruler_for, agent, env, options, env_options)
+        exact = Meter(make, agent, envs.n, total, how_far.log_every)
+    return Trainer(agent, envs, how_far, folder, evaluate if can_evaluate else None, start, exact)
 
 
 def film(

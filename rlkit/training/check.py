@@ -27,7 +27,7 @@ from rlkit.envs.vector import Envs
 from rlkit.errors import EnvError, ModelError, RlkitError, RlkitWarning, UsageError
 from rlkit.mdp.model import MDP
 from rlkit.packing import described, is_numbered
-from rlkit.registry import agents_for
+from rlkit.registry import MODELS, agents_for, model_id
 from rlkit.training.probe import (
     REPLAYED,
     Played,
@@ -304,7 +304,8 @@ def _check_model(report: Report, subject: _Subject) -> None:
     except UsageError:
         report.add(OK, "model", "none: for deep agents, not for rlkit solve")
     else:
-        report.add(OK, "model", f"{mdp.n_states:,} states: rlkit solve {report.env}")
+        name = next((name for name in MODELS if model_id(name) == report.env), report.env)
+        report.add(OK, "model", f"{mdp.n_states:,} states: rlkit solve {name}")
     _close(env)
 
 

@@ -40,6 +40,9 @@ class RunOptions:
         "0", "steps or time between checkpoints, such as 50000 or 10min; 0: a tenth of the run"
     )
     video: bool = option(False, "record an episode of each evaluation as MP4, in the run folder")
+    exact: bool = option(
+        True, "where the environment has a model, compute the policy's exact value and errors"
+    )
     threads: int = option(1, "CPU threads that torch and NumPy compute with", low=1, high=1024)
     strict: bool = option(False, "an observation outside its space is an error, not a warning")
 

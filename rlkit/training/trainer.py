@@ -30,6 +30,7 @@ from rlkit.run.signals import StopSignals
 from rlkit.training.black_box import BlackBox, Refused
 from rlkit.training.episodes import Episodes
 from rlkit.training.evaluation import Evaluation
+from rlkit.training.exact_meter import Meter
 from rlkit.training.resumption import resume_command
 from rlkit.training.saving import SaveTimes
 
@@ -66,11 +67,13 @@ class Trainer:
         folder: RunFolder,
         evaluate: Callable[[int, Callable[[], None]], Evaluation] | None,
         start: int = 0,
+        exact: Meter | None = None,
     ) -> None:
         self.agent, self.envs, self.plan, self.folder = agent, envs, plan, folder
         # Plays the agent as it is at a step, and calls what it is given again and again; None:
         # nothing to play on
         self.evaluate = evaluate
+        self.exact = exact  # None: not wanted
         self.signals = StopSignals()
         self._obs = envs.reset()
         self.episodes = Episodes(envs.n)
@@ -185,6 +188,9 @@ class Trainer:
             scalars["rollout/ep_rew_mean"] = mean_return
             scalars["rollout/ep_len_mean"] = mean_length
         scalars |= {f"train/{name}": float(x) for name, x in self._update_metrics.items()}
+        if self.exact:
+            scalars |= self.exact.at_log(self.steps)
+            self._mark_time()  # not training time
         self.metrics.scalars(self.steps, scalars)
         if progress:
             progress.update(self.steps, mean_return, mean_length, fps)
@@ -195,6 +201,8 @@ class Trainer:
         None where there is nothing to play on, and where a signal broke the evaluation off.
         """
         if self.evaluate is None:
+            if self.exact and (scalars := self.exact.at_evaluation(self.steps)):
+                self.metrics.scalars(self.steps, scalars)
             return None
         since = time.perf_counter()
         self._evaluation_due = True
@@ -217,6 +225,8 @@ class Trainer:
             EVALUATED: evaluation.mean,
             "eval/mean_ep_length": sum(evaluation.lengths) / len(evaluation.lengths),
         }
+        if self.exact:
+            scalars |= self.exact.at_evaluation(self.steps)
         is_last = self.steps >= self.plan.total
         if not is_last:  # a run that goes on from the checkpoint has this measurement behind it
             self.metrics.scalars(self.steps, scalars)
@@ -253,6 +263,7 @@ class Trainer:
             "total": self.plan.total,
             "best": self.best,
             "evaluation_due": self._evaluation_due,
+            "clock": {"progress": self.agent.clock.progress},
         }
 
     def set_state(self, state: dict[str, Any]) -> bool:
