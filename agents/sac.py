@@ -117,13 +117,12 @@ class Descent:
     def __init__(self, module: nn.Module, recipe: SACRecipe, max_norm: float) -> None:
         self.flat = FlatParameters(module)
         self.optimizer = optimizer_for(recipe.optimizer, self.flat, recipe.optimizer_eps)
-        self._parameters = list(module.parameters())
         self._max_norm = max_norm or math.inf
 
     def step(self, loss: Tensor, lr: float) -> None:
         """Raises RunError, before a weight changes, where the gradient is not finite."""
         self.flat.grad.zero_()
-        loss.backward(inputs=self._parameters)  # type: ignore[no-untyped-call]
+        loss.backward(inputs=self.flat.parameters)  # type: ignore[no-untyped-call]
         self.flat.clip_grad(self._max_norm)
         self.optimizer.step(lr)
 

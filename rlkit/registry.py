@@ -56,12 +56,16 @@ class ModelEntry:
     """A finite MDP by name: `target` is "module:function", whose arguments are its options.
 
     One of them is `gamma`; its default is the discount that the model is usually solved with.
-    `layout` is "module:function" of where its states lie on a grid, of some of the same options.
+    `layout` is "module:function" of where its states lie on a grid, of some of the same options;
+    `in_parts` of the model as `rlkit.mdp.generate.Generated`, of all of them but `gamma`.
+    `actions` are the names of actions 0, 1, ..., where those are not numbers or arrows.
     """
 
     target: str
     summary: str
     layout: str | None = None
+    in_parts: str | None = None
+    actions: tuple[str, ...] = ()
 
 
 AGENTS: dict[str, AgentEntry] = {
@@ -89,6 +93,11 @@ AGENTS: dict[str, AgentEntry] = {
     ),
     "sac": AgentEntry(
         "rlkit.agents.sac:SAC", "soft actor-critic: twin critics, learned temperature", ("Box",)
+    ),
+    "vin": AgentEntry(
+        "rlkit.agents.vin:VIN",
+        "value iteration network, which imitates the exact solution of maps",
+        ("Discrete",),
     ),
     "q-learning": AgentEntry(
         "rlkit.agents.q_learning:QLearning", "Q-learning in a table", ("Discrete",), tabular=True
@@ -153,6 +162,10 @@ SOLVERS: dict[str, SolverEntry] = {
         "rlkit.agents.upwind_gauss_seidel:upwind_gauss_seidel",
         "a window of sweeps that slides away from the ends, once",
     ),
+    "topological": SolverEntry(
+        "rlkit.agents.topological:topological",
+        "one strongly connected component after the other, ends first",
+    ),
 }
 
 # What else than the discounted or total reward can be maximised, by the option of `rlkit solve`.
@@ -160,6 +173,10 @@ CRITERIA: dict[str, str] = {
     "horizon": "rlkit.agents.backward_induction:backward_induction",
     "average": "rlkit.agents.relative_value_iteration:relative_value_iteration",
 }
+
+# Who knows what is optimal in every state of the maps that observations show, for agents that
+# imitate: "module:function", see `rlkit.experience.demonstrations.Teacher`.
+TEACHERS: dict[str, str] = {"grid-maps": "rlkit.envs.grid_maps:optimal_actions"}
 
 ENVS: dict[str, EnvEntry] = {
     "model": EnvEntry(
@@ -180,6 +197,14 @@ ENVS: dict[str, EnvEntry] = {
         "rlkit.envs.catch:single",
         "a falling ball to be caught, in pixels",
         vector="rlkit.envs.catch:vector",
+        reward_threshold=0.9,
+    ),
+    "grid-maps": EnvEntry(
+        "rlkit/GridMaps-v0",
+        "rlkit.envs.grid_maps:single",
+        "the way to a goal on a new map each time, in pixels",
+        vector="rlkit.envs.grid_maps:vector",
+        max_episode_steps=100,
         reward_threshold=0.9,
     ),
     "memory-corridor": EnvEntry(
@@ -208,12 +233,16 @@ ENVS: dict[str, EnvEntry] = {
 
 MODELS: dict[str, ModelEntry] = {
     "maze": ModelEntry(
-        "rlkit.envs.mazes:maze", "a perfect maze, by size and seed", "rlkit.envs.mazes:maze_layout"
+        "rlkit.envs.mazes:maze",
+        "a perfect maze, by size and seed",
+        "rlkit.envs.mazes:maze_layout",
+        in_parts="rlkit.envs.mazes:maze_in_parts",
     ),
     "frozen-lake": ModelEntry(
         "rlkit.envs.grids:frozen_lake",
         "Gymnasium's FrozenLake, of any size",
         "rlkit.envs.grids:frozen_lake_layout",
+        in_parts="rlkit.envs.grids:frozen_lake_in_parts",
     ),
     "cliff": ModelEntry(
         "rlkit.envs.grids:cliff",
@@ -246,16 +275,44 @@ MODELS: dict[str, ModelEntry] = {
     "gambler": ModelEntry(
         "rlkit.envs.sutton_barto:gambler", "Sutton and Barto's gambler's problem, example 4.3"
     ),
-    "machine-replacement": ModelEntry(
-        "rlkit.envs.operations:machine_replacement", "Hillier and Lieberman's worn machine"
+    "maximisation-bias": ModelEntry(
+        "rlkit.envs.sutton_barto:maximisation_bias",
+        "Sutton and Barto's two states, figure 6.5: expected rewards, without their noise",
     ),
-    "forest": ModelEntry("rlkit.envs.operations:forest", "forest management: wait, or cut"),
+    "random-walk": ModelEntry(
+        "rlkit.envs.sutton_barto:random_walk", "Sutton and Barto's random walk, example 7.1"
+    ),
+    "machine-replacement": ModelEntry(
+        "rlkit.envs.operations:machine_replacement",
+        "Hillier and Lieberman's worn machine",
+        actions=("leave", "overhaul", "replace"),
+    ),
+    "forest": ModelEntry(
+        "rlkit.envs.operations:forest",
+        "forest management: wait, or cut",
+        in_parts="rlkit.envs.operations:forest_in_parts",
+        actions=("wait", "cut"),
+    ),
     "inventory": ModelEntry(
         "rlkit.envs.operations:inventory", "stochastic inventory control, after Puterman"
     ),
-    "two-queues": ModelEntry("rlkit.envs.queues:two_queues", "two queues that share a server"),
-    "garnet": ModelEntry("rlkit.envs.random_models:garnet", "a random model, by size and seed"),
-    "chain": ModelEntry("rlkit.envs.random_models:chain", "Strens' chain, of any length"),
+    "two-queues": ModelEntry(
+        "rlkit.envs.queues:two_queues",
+        "two queues that share a server",
+        in_parts="rlkit.envs.queues:two_queues_in_parts",
+        actions=("first", "second"),
+    ),
+    "garnet": ModelEntry(
+        "rlkit.envs.random_models:garnet",
+        "a random model, by size and seed",
+        in_parts="rlkit.envs.random_models:garnet_in_parts",
+    ),
+    "chain": ModelEntry(
+        "rlkit.envs.random_models:chain",
+        "Strens' chain, of any length",
+        in_parts="rlkit.envs.random_models:chain_in_parts",
+        actions=("on", "back"),
+    ),
 }
 
 

@@ -28,6 +28,7 @@ from rlkit.networks.convs import (
 )
 from rlkit.networks.images import AUTO, AnyImages, Images, as_images
 from rlkit.networks.initialization import ORTHOGONAL
+from rlkit.networks.vin import Planner
 from rlkit.registry import unknown
 
 # One number for all layers, or one for each, which may have one for each axis.
@@ -182,17 +183,18 @@ def conv1d(images: AnyImages) -> Cnn:
     return small(images, first=32)
 
 
-TRUNKS: dict[str, tuple[Callable[[Images], Cnn | Impala], tuple[int, ...], str]] = {
+TRUNKS: dict[str, tuple[Callable[[Images], Cnn | Impala | Planner], tuple[int, ...], str]] = {
     # by name: what makes it, for observations of how many axes, which are
     "nature": (nature, (2, 3), "images (H, W), (H, W, C) or (C, H, W)"),
     "impala": (Impala, (2, 3), "images (H, W), (H, W, C) or (C, H, W)"),
     "cnn": (small, (2, 3), "images (H, W), (H, W, C) or (C, H, W)"),
+    "vin": (Planner, (3,), "images (H, W, C) or (C, H, W) of a map and, last, the agent's cell"),
     "conv1d": (conv1d, (2,), "windows (T, F)"),
     "conv3d": (small, (4,), "clips (T, H, W, C) or (T, C, H, W)"),
 }
 
 
-def trunk_for(space: spaces.Box, name: str = AUTO) -> Cnn | Impala:
+def trunk_for(space: spaces.Box, name: str = AUTO) -> Cnn | Impala | Planner:
     """The trunk of that name for observations of a Box: a module with `.width`.
 
     With "auto", four axes are a clip: "conv3d". Two axes are a window, "conv1d", unless they are

@@ -16,7 +16,7 @@ from rlkit.networks.numbers import Flat, Numbers, is_seen, numbers_for
 from rlkit.networks.vjp import Pull
 from rlkit.registry import unknown
 
-ENCODERS = ("auto", "mlp", "nature", "impala", "cnn", "conv1d", "conv3d")
+ENCODERS = ("auto", "mlp", "nature", "impala", "cnn", "vin", "conv1d", "conv3d")
 
 
 class Encoder(nn.Module):
