@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlkit.mdp.bellman import greedy, policy_rewards, q_values, rounding, state_max
+from rlkit.mdp.bellman import backup, greedy, policy_rewards, rounding
 from rlkit.mdp.bounds import Bounds, Certifier
 from rlkit.mdp.goal import Goal
 from rlkit.mdp.graph import proper_choice
@@ -27,12 +27,12 @@ def policy_iteration(mdp: MDP, goal: Goal) -> Bounds:
         # V = (I − γ P_π)⁻¹ r_π
         V = policy_values(mdp, policy, policy_rewards(mdp, policy))
         # π'(s) = argmax_a r(s, a) + γ Σ_s' p(s' | s, a) V(s'), and π(s) where it is among them
-        Q = q_values(mdp, V)
+        Q, TV = backup(mdp, V)
         goal.sweeps += 1
         goal.note(V)
         improved = greedy(mdp, Q, 4.0 * rounding(mdp, V), incumbent=policy)
         seen.add(hash(policy.tobytes()))
         # Values never fall, so a policy that comes back differs by nothing but rounding.
         if np.array_equal(improved, policy) or hash(improved.tobytes()) in seen:
-            return certify.final(V, Q, state_max(mdp, Q))
+            return certify.final(V, Q, TV)
         policy = improved

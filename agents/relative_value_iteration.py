@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from time import perf_counter
 
 import numpy as np
 
 from rlkit.errors import ModelError, RlkitWarning, UsageError
 from rlkit.mdp.bellman import backup, greedy, rounding
 from rlkit.mdp.criteria import AverageSolution
+from rlkit.mdp.goal import Goal, Watch
 from rlkit.mdp.graph import end_components, states
 from rlkit.mdp.model import MDP
 
@@ -24,7 +24,7 @@ _STEP = 0.8
 
 
 def relative_value_iteration(
-    mdp: MDP, tol: float = 1e-6, max_sweeps: int = 1_000_000
+    mdp: MDP, tol: float = 1e-6, max_sweeps: int = 1_000_000, watch: Watch | None = None
 ) -> AverageSolution:
     """Maximise the long-run average reward per step; the model's discount is not used.
 
@@ -37,6 +37,7 @@ def relative_value_iteration(
         tol: a bound on the error of the gain, in units of reward per step.
         max_sweeps: where `tol` is not reached in so many sweeps, or not in float64, a warning says
             so, and the bounds of the result say what is.
+        watch: whom to tell how far it has got; see `rlkit.mdp.goal.Watch`.
 
     Raises:
         UsageError: `tol` is not positive.
@@ -44,7 +45,7 @@ def relative_value_iteration(
     """
     if not (tol > 0 and math.isfinite(tol)):
         raise UsageError(f"tol={tol} is out of range; it must be a positive number")
-    begun = perf_counter()
+    goal = Goal(tol, math.inf, watch)
     _refuse_ends(mdp)
     _refuse_multichain(mdp)
     undiscounted = MDP.from_pairs(mdp.P, mdp.r, mdp.offsets, 1.0, mdp.actions)
@@ -61,6 +62,8 @@ def relative_value_iteration(
         if closer:
             lower, upper = down, up
             best, policy = V, mdp.actions[greedy(undiscounted, Q, 4.0 * margin)]
+        goal.sweeps = sweeps
+        goal.report((upper - lower) / 2)
         done = upper - lower <= 2.0 * tol
         if done or sweeps >= max_sweeps or (not closer and up - down <= 8.0 * margin):
             break
@@ -72,7 +75,7 @@ def relative_value_iteration(
             RlkitWarning,
             stacklevel=2,
         )
-    return AverageSolution(lower, upper, best - best[0], policy, sweeps, perf_counter() - begun)
+    return AverageSolution(lower, upper, best - best[0], policy, sweeps, goal.seconds)
 
 
 def _refuse_ends(mdp: MDP) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rlkit.envs.gridworld import GridWorld
 from rlkit.envs.limits import flags, probabilities, whole
 from rlkit.mdp.draw_grid import DOWN, LEFT, RIGHT, UP, GridLayout
+from rlkit.mdp.generate import Generated
 from rlkit.mdp.model import MDP, FloatArray, IntArray
 
 MOVES = np.array([[-1, 0], [0, 1], [1, 0], [0, -1]])  # (row, col) of up, right, down, left
@@ -119,8 +120,13 @@ def frozen_lake(
     Moves are 0 left, 1 down, 2 right, 3 up. Reaching the bottom right from the top left earns 1;
     holes end the episode, too.
     """
+    return frozen_lake_in_parts(size, seed, frozen, slippery).mdp(gamma)
+
+
+def frozen_lake_in_parts(size: int, seed: int, frozen: float, slippery: bool) -> Generated:
+    """`frozen_lake`, any part of which can be made alone, once the lake is drawn."""
     flags(slippery=slippery)
-    return lake_model(lake(size, seed, frozen), gamma, slippery)
+    return _lake_in_parts(lake(size, seed, frozen), slippery)
 
 
 def frozen_lake_layout(size: int = 8, seed: int = 0, frozen: float = 0.8) -> GridLayout:
@@ -152,6 +158,10 @@ def lake_model(cells: NDArray[np.str_], gamma: float, slippery: bool) -> MDP:
 
     Its rules are Gymnasium's: what ends the episode has no actions.
     """
+    return _lake_in_parts(cells, slippery).mdp(gamma)
+
+
+def _lake_in_parts(cells: NDArray[np.str_], slippery: bool) -> Generated:
     rows, cols = cells.shape
     marks = cells.ravel()
     ends = np.isin(marks, ["H", "G"])
@@ -166,4 +176,4 @@ def lake_model(cells: NDArray[np.str_], gamma: float, slippery: bool) -> MDP:
         rewards = (marks[successors] == "G").astype(np.float64)
         return successors, 1 / turns.size, rewards, ~ends[states][:, None]
 
-    return MDP.from_function(f, cells.size, gamma, start=only(0, cells.size))
+    return Generated(f, cells.size, start=(0,))

@@ -28,7 +28,8 @@ from rlkit.envs.gridmap import GridMap, load_map, random_map
 from rlkit.envs.limits import finite, probabilities, whole
 from rlkit.errors import UsageError
 from rlkit.mdp.draw_grid import GridLayout
-from rlkit.mdp.model import MDP
+from rlkit.mdp.generate import Generated
+from rlkit.mdp.model import MDP, BoolArray, FloatArray, IntArray
 from rlkit.system import require_memory
 
 UP, RIGHT, DOWN, LEFT = range(4)
@@ -153,15 +154,10 @@ class GridWorld(gymnasium.Env[np.int64, np.int64]):
 
     def mdp(self, gamma: float) -> MDP:
         """The exact model with discount `gamma`: four pairs a state, none at goals and pits."""
-        inner = np.flatnonzero(~self._terminal).astype(np.int32)
-        outcomes = [(0, 1 - self.slip), (1, self.slip / 2), (-1, self.slip / 2)]
-        outcomes = [(turn, p) for turn, p in outcomes if p > 0]
+        inner = np.flatnonzero(~self._terminal)
         actions = np.arange(4)
-        targets = np.stack(  # (inner, 4, outcomes)
-            [self._next[inner[:, None], (actions + turn) % 4] for turn, _ in outcomes], axis=-1
-        )
-        p = np.array([probability for _, probability in outcomes])
-        r = (self._reward[targets] @ p - self.step_cost).ravel()
+        targets, p, rewards = self._outcomes(inner)
+        r = rewards.ravel()
         L = len(r)
         P = sparse.csr_array(
             (
@@ -177,6 +173,25 @@ class GridWorld(gymnasium.Env[np.int64, np.int64]):
         start[self._starts] = 1 / len(self._starts)
         labels = np.tile(actions, len(inner))
         return MDP.from_pairs(P, r, offsets, gamma, labels, start, copy=False)
+
+    def in_parts(self) -> Generated:
+        """The exact model without its discount, any part of which can be made alone."""
+
+        def f(states: IntArray) -> tuple[NDArray[np.int32], FloatArray, FloatArray, BoolArray]:
+            return *self._outcomes(states), ~self._terminal[states][:, None]
+
+        return Generated(f, self.n_states, start=tuple(self._starts.tolist()))
+
+    def _outcomes(self, states: IntArray) -> tuple[NDArray[np.int32], FloatArray, FloatArray]:
+        """Successors (B, 4, K), their probabilities (K,), and expected rewards (B, 4)."""
+        outcomes = [(0, 1 - self.slip), (1, self.slip / 2), (-1, self.slip / 2)]
+        outcomes = [(turn, p) for turn, p in outcomes if p > 0]
+        targets = np.stack(
+            [self._next[states[:, None], (np.arange(4) + turn) % 4] for turn, _ in outcomes],
+            axis=-1,
+        )
+        p = np.array([probability for _, probability in outcomes])
+        return targets, p, self._reward[targets] @ p - self.step_cost
 
     def grid_layout(self) -> GridLayout:
         """Where the states lie, for drawing a solution."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from scipy.sparse import csr_array
 
 from rlkit.envs.gridworld import GridWorld
 from rlkit.envs.limits import whole
 from rlkit.mdp.draw_grid import GridLayout
+from rlkit.mdp.generate import Generated
 from rlkit.mdp.model import MDP
 
 
-def perfect_maze(size: int, seed: int) -> list[str]:
+@lru_cache(maxsize=1)  # the model and its layout are asked for one after the other
+def perfect_maze(size: int, seed: int) -> tuple[str, ...]:
     """A map for GridWorld, of `size` x `size` rooms with walls between them.
 
     The rooms lie in every second row and column of 2 size - 1, so that there are 2 size² - 1 free
@@ -33,7 +37,7 @@ def perfect_maze(size: int, seed: int) -> list[str]:
     row, col = np.divmod(ends, size)
     cells[row.sum(axis=0), col.sum(axis=0)] = "."  # halfway between two rooms, in map coordinates
     cells[0, 0], cells[-1, -1] = "S", "G"
-    return ["".join(line) for line in cells]
+    return tuple(cells.view(f"U{cells.shape[1]}").ravel().tolist())
 
 
 def maze(
@@ -49,6 +53,11 @@ def maze(
         step_cost: what each move costs; the goal is worth 1.
     """
     return GridWorld(perfect_maze(size, seed), slip=slip, step_cost=step_cost).mdp(gamma)
+
+
+def maze_in_parts(size: int, seed: int, slip: float, step_cost: float) -> Generated:
+    """`maze`, any part of which can be made alone, once the maze is drawn."""
+    return GridWorld(perfect_maze(size, seed), slip=slip, step_cost=step_cost).in_parts()
 
 
 def maze_layout(size: int = 10, seed: int = 0) -> GridLayout:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from rlkit.envs.limits import finite, probabilities, whole
 from rlkit.envs.sutton_barto import poisson_up_to
+from rlkit.mdp.generate import Generated
 from rlkit.mdp.model import MDP, FloatArray, IntArray
 
 
@@ -40,6 +41,11 @@ def forest(
     probability `fire`; in the oldest state it earns `old`. Action 1 cuts, back to age 0; it earns
     1, or 0 at age 0, or `cut_old` in the oldest state.
     """
+    return forest_in_parts(ages, old, cut_old, fire).mdp(gamma)
+
+
+def forest_in_parts(ages: int, old: float, cut_old: float, fire: float) -> Generated:
+    """`forest`, any part of which can be made alone."""
     whole(2, ages=ages)
     finite(old=old, cut_old=cut_old)
     probabilities(fire=fire)
@@ -54,7 +60,7 @@ def forest(
         p = np.array([[fire, 1.0 - fire], [1.0, 0.0]])
         return successors, p, np.stack([wait, cut], axis=-1)
 
-    return MDP.from_function(f, ages, gamma)
+    return Generated(f, ages)
 
 
 def inventory(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlkit.envs.grids import only
 from rlkit.envs.limits import finite, whole
 from rlkit.errors import UsageError
+from rlkit.mdp.generate import Generated
 from rlkit.mdp.model import MDP, FloatArray, IntArray
 
 
@@ -28,6 +28,20 @@ def two_queues(
     queue, lost where it is full, or the end of a service, with probabilities in proportion to the
     rates. Each customer of queue i costs cost_i a step.
     """
+    generated = two_queues_in_parts(capacity, arrival1, arrival2, service1, service2, cost1, cost2)
+    return generated.mdp(gamma)
+
+
+def two_queues_in_parts(
+    capacity: int,
+    arrival1: float,
+    arrival2: float,
+    service1: float,
+    service2: float,
+    cost1: float,
+    cost2: float,
+) -> Generated:
+    """`two_queues`, any part of which can be made alone."""
     whole(1, capacity=capacity)
     rates = {"arrival1": arrival1, "arrival2": arrival2, "service1": service1, "service2": service2}
     finite(0.0, **rates)
@@ -56,4 +70,4 @@ def two_queues(
         waiting = cost1 * first + cost2 * second
         return successors, p / total, np.stack([-waiting, -waiting], axis=-1)
 
-    return MDP.from_function(f, n * n, gamma, start=only(0, n * n))
+    return Generated(f, n * n, start=(0,))

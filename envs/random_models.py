@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlkit.envs.grids import only
 from rlkit.envs.limits import probabilities, whole
 from rlkit.errors import UsageError
+from rlkit.mdp.generate import Generated
 from rlkit.mdp.model import MDP, FloatArray, IntArray
 
 
@@ -23,6 +23,11 @@ def garnet(
             between `branching` - 1 uniform cuts of [0, 1]; expected rewards are standard normal.
         seed: the same seed gives the same model.
     """
+    return garnet_in_parts(states, actions, branching, seed).mdp(gamma)
+
+
+def garnet_in_parts(states: int, actions: int, branching: int, seed: int) -> Generated:
+    """`garnet`, of which every rank has to draw all, and keeps a part."""
     whole(1, states=states, actions=actions, branching=branching)
     whole(0, seed=seed)
     if branching > states:
@@ -37,7 +42,7 @@ def garnet(
 
     # Blocks of a size of their own, lest the same seed give another model one day.
     block = max(1, 2**18 // (actions * branching))
-    return MDP.from_function(f, states, gamma, block=block)
+    return Generated(f, states, block=block, sequential=True)
 
 
 def _distinct(rng: np.random.Generator, n: int, shape: tuple[int, ...]) -> IntArray:
@@ -62,6 +67,11 @@ def chain(gamma: float = 0.99, length: int = 5, slip: float = 0.2) -> MDP:
     Action 0 goes one state on, and earns 10 in the last one, where it stays; action 1 goes back to
     the first and earns 2. With probability `slip` either has the effect of the other.
     """
+    return chain_in_parts(length, slip).mdp(gamma)
+
+
+def chain_in_parts(length: int, slip: float) -> Generated:
+    """`chain`, any part of which can be made alone."""
     whole(2, length=length)
     probabilities(slip=slip)
 
@@ -74,4 +84,4 @@ def chain(gamma: float = 0.99, length: int = 5, slip: float = 0.2) -> MDP:
         p = np.array([[1.0 - slip, slip], [slip, 1.0 - slip]])
         return np.tile(successors, (1, 2, 1)), p, np.tile(rewards[:, None, :], (1, 2, 1))
 
-    return MDP.from_function(f, length, gamma, start=only(0, length))
+    return Generated(f, length, start=(0,))

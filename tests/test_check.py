@@ -56,6 +56,11 @@ def test_environments_in_order(env, actions, saved, model):
     assert report.statistics["episodes"] <= 5
 
 
+def test_a_model_by_name_is_solved_by_its_name_with_its_own_discount():
+    ((_, told),) = said(rlkit.check("forest", episodes=1), "model")
+    assert told == "3 states: rlkit solve forest"
+
+
 def test_statistics_are_those_of_random_play():
     report = rlkit.check("CartPole", episodes=20)
     statistics = report.statistics

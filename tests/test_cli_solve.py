@@ -43,6 +43,26 @@ def test_gridworld_is_solved_and_drawn(solve):
     assert all(len(line) <= 80 and line == line.rstrip() for line in out.splitlines())
 
 
+def test_actions_that_have_names_are_shown_by_them(solve):
+    _, out, _ = solve("machine-replacement")
+    assert [line.split()[-1] for line in out.splitlines()[-4:]] == [
+        "leave",
+        "leave",
+        "overhaul",
+        "replace",
+    ]
+    _, out, _ = solve("forest", "--policy")
+    assert out.splitlines()[-1].split() == ["0", "to", "2", "wait"]
+
+
+def test_threads_are_taken_and_refused(solve):
+    assert solve("forest", "--threads", "2")[0] == 0
+    status, _, err = solve("forest", "--threads", "0")
+    assert (status, "threads=0 is out of range" in err) == (2, True)
+    _, _, err = solve("forest", "--threads", "2", "--average")
+    assert "--threads does not go with --average" in err
+
+
 @pytest.mark.parametrize(
     ("name", "states", "pairs"),
     [

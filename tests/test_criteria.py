@@ -19,6 +19,7 @@ from rlkit.agents.relative_value_iteration import relative_value_iteration
 from rlkit.envs.models import make_model
 from rlkit.errors import ModelError, RlkitWarning, UsageError
 from rlkit.mdp.criteria import AverageSolution, FiniteHorizonSolution
+from rlkit.mdp.goal import Watch
 
 
 def made(name, gamma=None, **options):
@@ -285,6 +286,16 @@ def test_the_command_line_takes_a_horizon(cli):
     assert "value of the start  -13" in called.out
     assert "│S ↑  │" in called.out
     assert FiniteHorizonSolution.load("cliff.npz").horizon == 20
+
+
+def test_a_watcher_is_told_how_far_an_average_is_known():
+    told = []
+    average = relative_value_iteration(made("forest"), watch=Watch(told.append))
+    assert [at.sweeps for at in told] == list(range(1, average.sweeps + 1))
+    errors = [at.error for at in told]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] == average.error_bound
+    assert told[-1].seconds <= average.seconds
 
 
 def test_the_command_line_takes_an_average(cli):

@@ -141,6 +141,13 @@ def test_grids_too_tall_for_values_show_arrows_and_larger_ones_nothing():
     assert draw(*solved(GridWorld(size=41)), width=200) is None
 
 
+def test_grids_that_do_not_fit_are_not_looked_at_value_by_value(monkeypatch):
+    env = GridWorld(size=120)
+    solution = solved(env)
+    monkeypatch.setattr("rlkit.mdp.terminal.fixed_point", None)
+    assert draw(solution, layout_of(env)) is None
+
+
 def test_wide_values_lose_decimals_before_they_are_left_out():
     env = GridWorld(["S" + "." * 11 + "G"], goal_reward=1e3)
     assert "0.99" not in draw(*solved(env, 1.0)).plain

@@ -10,9 +10,9 @@ from mdp_referee import random_mdp
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 
-from rlkit import MDP
+from rlkit import MDP, solve
 from rlkit.envs.gridworld import GridWorld
-from rlkit.mdp import bellman, kernels
+from rlkit.mdp import bellman, bounds, kernels
 from rlkit.mdp.compact import Compact
 from rlkit.mdp.flow import arrange, flow_order
 from rlkit.mdp.graph import unending_states
@@ -136,8 +136,41 @@ def test_flow_order_is_a_breadth_first_search_from_the_ends():
         distance = shortest_path(graph, unweighted=True, indices=ends).min(axis=0)[:S]
         for level, (first, last) in enumerate(itertools.pairwise(levels)):
             assert np.all(distance[order[first:last]] == level + 1)
-        assert np.all(np.isinf(distance[order[levels[-1] :]]))
-        np.testing.assert_array_equal(np.sort(order[levels[-1] :]), unending_states(mdp))
+        assert levels[-1] == order.size
+        assert not unending_states(mdp).size
+
+
+def test_a_flow_may_take_the_memory_of_another():
+    for mdp in models(1.0):
+        compact = Compact.of(mdp)
+        order, levels = flow_order(mdp, compact)
+        allowed = np.random.default_rng(3).random(mdp.n_pairs) < 0.5
+        whole = arrange(mdp, compact, order, levels, mdp.r)
+        expected = [array.copy() for array in whole.model]
+        for r, some in ((np.empty(0), allowed), (mdp.r, None)):  # there and back
+            fresh = arrange(mdp, compact, order, levels, r, some)
+            taken = arrange(mdp, compact, order, levels, r, some, into=whole)
+            for a, b in zip(fresh.model, taken.model, strict=True):
+                np.testing.assert_array_equal(a, b)
+            assert np.shares_memory(taken.off, whole.off)
+        for a, b in zip(expected, taken.model, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_proofs_without_q_are_those_with_it():
+    mdp = GridWorld(size=12, slip=0.3).mdp(1.0)
+    V = solve(mdp, "policy-iteration", tol=1e-9).values
+    Q = bellman.q_values(mdp, V)
+    for gap in (1e-6, 1e-3):
+        tied = bounds._within(mdp, V, Q, gap)
+        np.testing.assert_array_equal(bounds._within(mdp, V, np.empty(0), gap), tied)
+        w = bounds.longest_times(mdp, tied)
+        for down, up in itertools.product((-1e-8, 0.0, 1e-8), repeat=2):
+            found = [
+                bounds._enclosed(mdp, V - down * w, V + up * w, tied, compiled)
+                for compiled in (False, True)
+            ]
+            assert found == [down > 0 and up > 0] * 2, (gap, down, up)
 
 
 def test_indices_of_64_bits_are_taken():

@@ -29,6 +29,10 @@ class Pairs:
     def mdp(self, gamma: float) -> MDP:
         return MDP.from_pairs(self.P, self.r, self.offsets, gamma)
 
+    def discounted(self, gamma: float) -> MDP:
+        """Costs instead of rewards, and no discount: each step ends with probability 1 - gamma."""
+        return MDP.from_pairs(gamma * self.P, -self.r, self.offsets, 1.0)
+
 
 def shuffled(model: Pairs, seed: int = 0) -> Pairs:
     """The same model with its states in random order."""

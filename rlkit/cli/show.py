@@ -13,10 +13,10 @@ from rich.text import Text
 
 from rlkit.envs.models import Model
 from rlkit.mdp.criteria import AverageSolution, FiniteHorizonSolution
-from rlkit.mdp.draw_grid import GridLayout
-from rlkit.mdp.model import FloatArray, IntArray
+from rlkit.mdp.model import IntArray
 from rlkit.mdp.solution import Solution
 from rlkit.mdp.terminal import View, draw
+from rlkit.registry import MODELS
 
 _LISTED_STATES = 20  # of a model that is no grid
 _WIDEST = 120  # columns that a drawing may take
@@ -89,11 +89,10 @@ def view_of(solution: AnySolution) -> View:
     return View(solution.values, solution.policy)
 
 
-def show_solution(
-    out: Console, solution: AnySolution, layout: GridLayout | None, policy_alone: bool
-) -> None:
+def show_solution(out: Console, solution: AnySolution, model: Model, policy_alone: bool) -> None:
     """The grid, or the table of states; a word on what to do where there are too many of them."""
-    view = view_of(solution)
+    view, layout = view_of(solution), model.layout
+    names = MODELS[model.name].actions if model.name in MODELS else ()
     if layout is not None:
         plain = not out.encoding.lower().startswith("utf")
         width = min(out.width, _WIDEST)
@@ -108,26 +107,26 @@ def show_solution(
             return
     if policy_alone:
         out.print()
-        out.print(_runs(view.policy))
+        out.print(_runs(view.policy, names))
     elif view.values.size <= _LISTED_STATES:
         out.print()
-        out.print(_states(view.values, view.policy, isinstance(solution, AverageSolution)))
+        out.print(_states(view, names, isinstance(solution, AverageSolution)))
 
 
-def _states(values: FloatArray, policy: IntArray, relative: bool) -> Table:
+def _states(view: View, names: tuple[str, ...], relative: bool) -> Table:
     table = plain_table("state", "relative value" if relative else "value", "action")
-    for state, (value, action) in enumerate(zip(values, policy, strict=True)):
-        table.add_row(str(state), f"{value:.6g}", _action(int(action)))
+    for state, (value, action) in enumerate(zip(view.values, view.policy, strict=True)):
+        table.add_row(str(state), f"{value:.6g}", _action(int(action), names))
     return table
 
 
-def _runs(policy: IntArray) -> Table:
+def _runs(policy: IntArray, names: tuple[str, ...]) -> Table:
     """Every state's action, neighbours with the same one on one line."""
     table = plain_table("states", "action")
     firsts = np.flatnonzero(np.diff(policy, prepend=policy[0] - 1))
     for first, last in zip(firsts, [*(firsts[1:] - 1), policy.size - 1], strict=True):
         states = str(first) if first == last else f"{first} to {last}"
-        table.add_row(states, _action(int(policy[first])))
+        table.add_row(states, _action(int(policy[first]), names))
     return table
 
 
@@ -139,5 +138,7 @@ def plain_table(*columns: str) -> Table:
     return table
 
 
-def _action(label: int) -> str:
-    return str(label) if label >= 0 else "terminal"
+def _action(label: int, names: tuple[str, ...]) -> str:
+    if label < 0:
+        return "terminal"
+    return names[label] if names else str(label)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,13 @@ from rlkit.mdp.solver import InterruptedWarning
 from rlkit.registry import CRITERIA, ENVS, MODELS, SOLVERS, did_you_mean, load, unknown
 
 _DEFAULTS = {name: about.default for name, about in inspect.signature(solve).parameters.items()}
-_GAMMA = 0.99
+GAMMA = 0.99
 _FILE_OPTIONS = ("costs", "goal", "rewards")
 _EXCLUDED = {
-    "--compare": ("--method", "--policy", "--save", "--horizon", "--average"),
-    "--average": ("--gamma", "--method", "--max-seconds", "--plot"),
-    "--horizon": ("--method", "--max-seconds", "--plot"),
+    "--compare": ("--method", "--policy", "--save", "--threads", "--horizon", "--average"),
+    "--average": ("--gamma", "--method", "--max-seconds", "--threads", "--plot"),
+    "--horizon": ("--method", "--max-seconds", "--threads", "--plot"),
+    "--distributed": ("--compare", "--threads", "--average", "--horizon", "--policy", "--plot"),
 }
 
 
@@ -87,7 +90,7 @@ _EXCLUDED = {
     "--gamma",
     type=float,
     metavar="G",
-    help=f"Discount per step, 0 to 1; a model's own goes first.  [default: {_GAMMA}]",
+    help=f"Discount per step, 0 to 1; a model's own goes first.  [default: {GAMMA}]",
 )
 @click.option(
     "--tol",
@@ -104,11 +107,30 @@ _EXCLUDED = {
     metavar="S",
     help="Stop after about so many, with what is certified by then.  [default: no limit]",
 )
+@click.option(
+    "--threads",
+    type=int,
+    default=_DEFAULTS["threads"],
+    metavar="N",
+    show_default=True,
+    help="How many share the sweeps over a large model.",
+)
 @click.option("--horizon", type=int, metavar="H", help="Only H steps; the policy depends on them.")
 @click.option("--average", is_flag=True, help="The best average reward per step, without end.")
 @click.option("--policy", "policy_alone", is_flag=True, help="Show the policy alone, all of it.")
 @click.option("--save", type=Path, metavar="FILE.npz", help="Write values, policy, Q and bounds.")
 @click.option("--plot", "picture", type=Path, metavar="FILE.png", help="Draw a picture.")
+@click.option(
+    "--distributed",
+    is_flag=True,
+    help="Be one of several processes, started by torchrun, that hold a part of the states each.",
+)
+@click.option(
+    "--rank-timeout",
+    type=float,
+    metavar="S",
+    help="With --distributed: seconds to wait for the others.  [default: 300]",
+)
 @json_option
 def command(
     env: str,
@@ -121,11 +143,14 @@ def command(
     gamma: float | None,
     tol: float,
     max_seconds: float,
+    threads: int,
     horizon: int | None,
     average: bool,
     policy_alone: bool,
     save: Path | None,
     picture: Path | None,
+    distributed: bool,
+    rank_timeout: float | None,
     as_json: bool,
 ) -> int:
     """Solve MODEL exactly, with certified bounds on every value.
@@ -134,18 +159,25 @@ def command(
     .mdp, .pomdp), gridworld, a Gymnasium environment with a model (FrozenLake, FrozenLake8x8,
     CliffWalking, Taxi), an id, or module:EnvId.
     """
-    _check_files(save, picture)
     _check_together()
     shorthands = {"map": map_, "size": size, "slip": slip}
     given = {name: value for name, value in shorthands.items() if value is not None}
-    model = _model(env, given, dict(env_options), gamma)
+    if distributed:
+        # torch would write a page for what becomes one line here
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        from rlkit.cli.solve_distributed import solve_on_ranks  # imports torch
+
+        asked = Asked(env, given, dict(env_options), gamma, method, tol, max_seconds)
+        return solve_on_ranks(asked, save, rank_timeout, as_json)
+    check_files(save, picture)
+    model = whole_model(env, given, dict(env_options), gamma)
     if compared is not None:
         return show_comparison(model, compared, tol, max_seconds, picture, as_json)
-    solution, interrupted = _solved(model.mdp, method, tol, max_seconds, horizon, average)
+    solution, interrupted = _solved(model.mdp, method, tol, max_seconds, threads, horizon, average)
 
     out = console(as_json)
     out.print(summary(model, method, solution), end="")
-    show_solution(out, solution, model.layout, policy_alone)
+    show_solution(out, solution, model, policy_alone)
     if save is not None:
         solution.save(save)
         out.print(f"saved {save}")
@@ -157,7 +189,20 @@ def command(
     return INTERRUPTED if interrupted else 0
 
 
-def _check_files(save: Path | None, picture: Path | None) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """What is to be solved and how, as the command line has it; `given` are gridworld's options."""
+
+    env: str
+    given: Mapping[str, Any]
+    env_options: Mapping[str, Any]
+    gamma: float | None
+    method: str
+    tol: float
+    max_seconds: float
+
+
+def check_files(save: Path | None, picture: Path | None) -> None:
     """Say before solving what could not be written after it."""
     if picture is not None:
         check_plot(picture)
@@ -193,7 +238,7 @@ def _check_together() -> None:
                 raise UsageError(f"{other} does not go with {option}; leave one of them out")
 
 
-def _model(
+def whole_model(
     env: str, given: Mapping[str, Any], env_options: Mapping[str, Any], gamma: float | None
 ) -> Model:
     """What `env` stands for: a model's name, a file, or an environment."""
@@ -201,13 +246,20 @@ def _model(
         return make_model(env, gamma, {**given, **env_options})
     if is_model_file(env):
         return _from_file(env, given, env_options, gamma)
+    name, made = made_env(env, given, env_options)
+    mdp = MDP.from_gymnasium(made, GAMMA if gamma is None else gamma)
+    return Model(name, mdp, layout_of(made))
+
+
+def made_env(
+    env: str, given: Mapping[str, Any], env_options: Mapping[str, Any]
+) -> tuple[str, gym.Env[Any, Any]]:
+    """The environment that `env` stands for, and its name."""
     resolved = _resolved(env)
     if given and (resolved.spec is None or resolved.spec.id != ENVS["gridworld"].id):
         shown = ", ".join(f"--{name}" for name in given)
         raise UsageError(f"{shown}: for gridworld alone, not for {resolved.name}; leave it out")
-    made = make_env(resolved.name, {**given, **env_options})
-    mdp = MDP.from_gymnasium(made, _GAMMA if gamma is None else gamma)
-    return Model(resolved.name, mdp, layout_of(made))
+    return resolved.name, make_env(resolved.name, {**given, **env_options})
 
 
 def _from_file(
@@ -223,7 +275,7 @@ def _from_file(
     chosen = {option: str(env_options[option]) for option in env_options if option != "costs"}
     costs = env_options.get("costs", False)
     flags(costs=costs)
-    return Model(name, load_file(name, gamma, costs=costs, otherwise=_GAMMA, **chosen))
+    return Model(name, load_file(name, gamma, costs=costs, otherwise=GAMMA, **chosen))
 
 
 def _resolved(env: str) -> ResolvedEnv:
@@ -238,21 +290,28 @@ def _resolved(env: str) -> ResolvedEnv:
 
 
 def _solved(
-    mdp: MDP, method: str, tol: float, max_seconds: float, horizon: int | None, average: bool
+    mdp: MDP,
+    method: str,
+    tol: float,
+    max_seconds: float,
+    threads: int,
+    horizon: int | None,
+    average: bool,
 ) -> tuple[AnySolution, bool]:
     """The solution, and whether Ctrl-C cut it short."""
     if horizon is not None:
         finite: FiniteHorizonSolution = load(CRITERIA["horizon"])(mdp, horizon)
         return finite, False
     if average:
-        endless: AverageSolution = load(CRITERIA["average"])(mdp, tol)
+        with SolveProgress(console(as_json=True), tol) as progress:
+            endless: AverageSolution = load(CRITERIA["average"])(mdp, tol, watch=progress.watch)
         return endless, False
     with (
         warnings.catch_warnings(record=True) as caught,
         SolveProgress(console(as_json=True), tol) as progress,
     ):
         warnings.simplefilter("always", RlkitWarning)
-        solution = solve(mdp, method, tol, max_seconds, progress.watch)
+        solution = solve(mdp, method, tol, max_seconds, progress.watch, threads)
     for found in caught:  # below the progress, and never lost to a filter
         warnings.showwarning(found.message, found.category, found.filename, found.lineno)
     return solution, any(issubclass(found.category, InterruptedWarning) for found in caught)

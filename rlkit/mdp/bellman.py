@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 
 from rlkit.mdp.compact import Compact, worth_compiling
 from rlkit.mdp.model import MDP, BoolArray, FloatArray, IntArray
+from rlkit.mdp.parallel import Sweeps
 
 
 def backup(mdp: MDP, V: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -19,10 +20,8 @@ def backup(mdp: MDP, V: FloatArray) -> tuple[FloatArray, FloatArray]:
     if not worth_compiling(mdp):
         Q = q_values(mdp, V)
         return Q, state_max(mdp, Q)
-    from rlkit.mdp import kernels
-
     Q, TV = np.empty(mdp.n_pairs), np.empty(mdp.n_states)
-    kernels.jacobi(*Compact.of(mdp).arrays, mdp.gamma, V, Q, TV, kernels.NO_POLICY)
+    Sweeps(Compact.of(mdp), mdp.gamma)(V, TV, Q)
     return Q, TV
 
 
@@ -92,11 +91,14 @@ def rounding(mdp: MDP, V: FloatArray) -> float:
     A dot product of k terms errs by at most k u Σ|p||v| (Higham, Accuracy and Stability of
     Numerical Algorithms, §3.1); the rest covers r +, γ · and − V. u is half of eps: twice that.
     """
-    eps = float(np.finfo(np.float64).eps)
-    size = _largest(mdp.r) + _largest(V)
-    return (mdp.width + 4) * eps * size
+    return rounding_of(mdp.width, largest(mdp.r) + largest(V))
 
 
-def _largest(x: FloatArray) -> float:
+def rounding_of(width: int, size: float) -> float:
+    """`rounding`, from the largest number of successors of a pair and max |r| + max |V|."""
+    return (width + 4) * float(np.finfo(np.float64).eps) * size
+
+
+def largest(x: FloatArray) -> float:
     """max |x|, without a copy."""
     return float(max(x.max(initial=0.0), -x.min(initial=0.0)))

@@ -25,6 +25,7 @@ import numpy as np
 
 from rlkit.errors import RunError
 from rlkit.mdp.bellman import backup, greedy, policy_matrix, rounding, state_max
+from rlkit.mdp.compact import Compact
 from rlkit.mdp.goal import Goal
 from rlkit.mdp.graph import end_components
 from rlkit.mdp.linear import solve_chain
@@ -98,10 +99,13 @@ class Certifier:
         self.closed = not (mdp.ends.any() or mdp.terminal.any())
         self.gate = tol  # γ = 1: try the costly proof when a sweep changes no more than this
         self.reached = np.inf
-        self.patience = _Patience(mdp.gamma, sweeps)
+        self.patience = Patience(mdp.gamma, sweeps)
 
     def __call__(self, V: FloatArray, Q: FloatArray, TV: FloatArray) -> Bounds | None:
-        """Bounds within `tol`, or None: sweep on. V, TV: (S,); Q: (L,) of V, TV its maximum."""
+        """Bounds within `tol`, or None: sweep on.
+
+        V, TV: (S,). Q: (L,) of V, TV its maximum; or empty, and compiled kernels do without it.
+        """
         if self.mdp.gamma < 1.0:
             self.goal.keep(V)
             return self._macqueen(V, TV)
@@ -136,7 +140,7 @@ class Certifier:
     def _macqueen(self, V: FloatArray, TV: FloatArray) -> Bounds | None:
         mdp, margin = self.mdp, rounding(self.mdp, V)
         down, up = macqueen_shifts(mdp, V, TV, self.closed)
-        bounds = _enclosure(TV, down - margin, up + margin, ~mdp.terminal, self.closed)
+        bounds = enclosure(TV, down - margin, up + margin, ~mdp.terminal, self.closed)
         self.reached = bounds.error + 2 * margin if np.isfinite(up - down) else np.inf
         self.goal.report(self.reached)
         if self.reached > self.tol:
@@ -164,15 +168,24 @@ class Certifier:
 
     def _refusal(self, V: FloatArray, reached: float, attainable: float) -> Exception:
         if not np.isfinite(reached):
-            return RunError(
-                f"no tol can be certified in float64 for this model, tol={self.tol:g} included: "
-                "it runs practically for ever; use a smaller gamma, or let it end sooner"
-            )
-        words = (
-            f"tol={self.tol:g} cannot be certified in float64 for this model: the bound reached is "
-            f"{reached:.2g}; give tol={_round_up(attainable):g} or more, or scale the rewards down"
-        )
-        return shortfall(self.mdp, V, words, self.times)
+            return unbounded(self.tol)
+        return shortfall(self.mdp, V, refusal(self.tol, reached, attainable), self.times)
+
+
+def unbounded(tol: float) -> RunError:
+    """What to raise where float64 bounds nothing."""
+    return RunError(
+        f"no tol can be certified in float64 for this model, tol={tol:g} included: "
+        "it runs practically for ever; use a smaller gamma, or let it end sooner"
+    )
+
+
+def refusal(tol: float, reached: float, attainable: float) -> str:
+    """What to say where float64 bounds the error, but not by `tol`."""
+    return (
+        f"tol={tol:g} cannot be certified in float64 for this model: the bound reached is "
+        f"{reached:.2g}; give tol={_round_up(attainable):g} or more, or scale the rewards down"
+    )
 
 
 def shortfall(mdp: MDP, V: FloatArray, words: str, times: LongestTimes | None = None) -> Exception:
@@ -194,17 +207,17 @@ def reached_bounds(mdp: MDP, V: FloatArray, times: LongestTimes | None = None) -
         return None
     live = ~mdp.terminal
     margin = rounding(mdp, V)
-    return _enclosure(TV, down - margin, up + margin, live, closed)
+    return enclosure(TV, down - margin, up + margin, live, closed)
 
 
-def _enclosure(TV: FloatArray, down: float, up: float, live: BoolArray, closed: bool) -> Bounds:
+def enclosure(TV: FloatArray, down: float, up: float, live: BoolArray, closed: bool) -> Bounds:
     """TV + down ≤ V* ≤ TV + up. Without an end every value may be off by the same amount, so that
     the middle is then the better guess."""
     values = TV + (down + up) / 2 * live if closed else TV
     return Bounds(values, TV + down * live, TV + up * live)
 
 
-class _Patience:
+class Patience:
     """Ends what should converge and does not, because only rounding is left of it."""
 
     def __init__(self, gamma: float, sweeps: int) -> None:
@@ -236,13 +249,21 @@ LongestTimes = Callable[[BoolArray], "FloatArray | Unproven"]
 
 def macqueen_shifts(mdp: MDP, V: FloatArray, TV: FloatArray, closed: bool) -> tuple[float, float]:
     """(down, up): TV + down ≤ V* ≤ TV + up at every non-terminal state, for γ < 1."""
-    margin = rounding(mdp, V)
     change = (TV - V)[mdp.live]
-    low = float(change.min(initial=np.inf if closed else 0.0)) - margin
-    high = float(change.max(initial=-np.inf if closed else 0.0)) + margin
+    low = float(change.min(initial=np.inf if closed else 0.0))
+    high = float(change.max(initial=-np.inf if closed else 0.0))
+    return shifts(low, high, mdp.gamma, mdp.width, rounding(mdp, V))
+
+
+def shifts(low: float, high: float, gamma: float, width: int, margin: float) -> tuple[float, float]:
+    """(down, up) of `macqueen_shifts`, from the least and the largest of TV − V.
+
+    width: the largest number of successors of a pair. margin: what rounding may add to TV − V.
+    """
+    low, high = low - margin, high + margin
     # A row that should sum to 1 sums to 1 within `slip`: take the worse discount of the two.
-    slip = (mdp.width + 2) * _EPS
-    most, least = mdp.gamma * (1.0 + slip), mdp.gamma * (1.0 - slip)
+    slip = (width + 2) * _EPS
+    most, least = gamma * (1.0 + slip), gamma * (1.0 - slip)
     if most >= 1.0:
         return -np.inf, np.inf
     longest, shortest = most / (1.0 - most), least / (1.0 - least)
@@ -267,6 +288,8 @@ def inductive_bounds(
     ε/2 − residual, and that of the others at least gap − ε max w: hence ε = 2.25 residual (the rest
     is for rounding, four times which `residual` has to include), and a gap that is raised until it
     exceeds ε max w; `longest`, a guess at max w, may save raising it.
+
+    Q: (L,) of V; where it is empty, compiled kernels make both checks, in less memory.
     """
     if not mdp.live.size:
         return Bounds(V, V, V)
@@ -284,17 +307,35 @@ def inductive_bounds(
             break
         gap = 2.0 * width
     lower, upper = V - step * w, V + step * w
-    margin = 2.0 * rounding(mdp, upper) + rounding(mdp, lower)
-    _, above = backup(mdp, upper)
-    below = state_max(mdp, backup(mdp, lower)[0], tied)
-    live = mdp.live
-    if np.all(above[live] + margin < upper[live]) and np.all(below[live] - margin >= lower[live]):
+    if _enclosed(mdp, lower, upper, tied, compiled=not Q.size):
         return Bounds(V, lower, upper)
     return Unproven(max(4.0 * width, 2.0 * tol), np.empty(0, dtype=np.int64))
 
 
+def _enclosed(
+    mdp: MDP, lower: FloatArray, upper: FloatArray, tied: BoolArray, compiled: bool
+) -> bool:
+    """Whether T upper < upper and T_π lower ≥ lower, rounding included, for a π of tied pairs."""
+    margin = 2.0 * rounding(mdp, upper) + rounding(mdp, lower)
+    if compiled:
+        from rlkit.mdp import kernels
+
+        return kernels.enclosed(*Compact.of(mdp).arrays, lower, upper, tied, margin)
+    _, above = backup(mdp, upper)
+    below = state_max(mdp, backup(mdp, lower)[0], tied)
+    live = mdp.live
+    less = np.all(above[live] + margin < upper[live])
+    return bool(less and np.all(below[live] - margin >= lower[live]))
+
+
 def _within(mdp: MDP, V: FloatArray, Q: FloatArray, gap: float) -> BoolArray:
     """(L,) bool: the pairs with V − Q ≤ gap. No such difference is kept: it may be large."""
+    if not Q.size:
+        from rlkit.mdp import kernels
+
+        tied = np.empty(mdp.n_pairs, dtype=np.bool_)
+        kernels.within(*Compact.of(mdp).arrays, V, gap, tied)
+        return tied
     difference = V[mdp.pair_state]
     difference -= Q
     return np.asarray(difference <= gap)

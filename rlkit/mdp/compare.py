@@ -10,16 +10,17 @@ from importlib import import_module
 
 from rlkit import registry
 from rlkit.errors import RlkitWarning, RunError, UsageError
-from rlkit.mdp.compact import worth_compiling
+from rlkit.mdp.compact import Compact, worth_compiling
 from rlkit.mdp.goal import Reached, Watch
 from rlkit.mdp.model import MDP
+from rlkit.mdp.parallel import Sweeps
 from rlkit.mdp.solution import Solution
 from rlkit.mdp.solve import solve
 from rlkit.mdp.solver import InterruptedWarning
 
 _MOST_FOR_A_PROGRAM = 5_000  # states; HiGHS takes a minute or more for some models beyond
 _CLOSER = 1.01  # sweeps from one point of a curve to the next, as a ratio
-_COMPILED = ("kernels", "flow", "upwind")  # modules of rlkit.mdp
+_COMPILED = ("kernels", "flow", "upwind", "components", "ell")  # modules of rlkit.mdp
 _UNCOMPILED = {"value-iteration", "policy-iteration", "modified-policy-iteration"}
 
 
@@ -76,7 +77,7 @@ def compare(
     """
     _check(methods)
     if worth_compiling(mdp) or not _UNCOMPILED.issuperset(methods):
-        _load_compiled()
+        _load_compiled(mdp)
     compared: list[Comparison] = []
     for method in methods:
         compared.append(_timed(mdp, method, tol, max_seconds, tell))
@@ -95,10 +96,13 @@ def _check(methods: Sequence[str]) -> None:
             raise UsageError(f"method {method!r} is given twice; name each method once")
 
 
-def _load_compiled() -> None:
+def _load_compiled(mdp: MDP) -> None:
     """So that the first of the methods does not wait for it, and the others do not profit."""
     from rlkit.mdp.kernels import Kernel
 
+    Sweeps(Compact.of(mdp), mdp.gamma)
+    if worth_compiling(mdp):
+        Sweeps.often(Compact.of(mdp), mdp.gamma)
     for module in _COMPILED:
         for found in vars(import_module(f"rlkit.mdp.{module}")).values():
             if isinstance(found, Kernel):

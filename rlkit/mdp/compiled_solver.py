@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlkit import registry
-from rlkit.mdp import kernels
-from rlkit.mdp.bellman import rounding
+from rlkit.mdp.bellman import greedy, rounding, state_max
 from rlkit.mdp.bounds import Bounds, Certifier, LongestTimes, Unproven, longest_times, shortfall
-from rlkit.mdp.compact import Compact
-from rlkit.mdp.flow import arrange, flow_order
+from rlkit.mdp.compact import Compact, UintArray
+from rlkit.mdp.flow import arrange, flow_order, sought_ends
 from rlkit.mdp.goal import Goal
 from rlkit.mdp.iterate import Iterate, StalledError
 from rlkit.mdp.model import MDP, BoolArray, FloatArray
+from rlkit.mdp.parallel import Sweeps
 from rlkit.mdp.solver import Solver
 
 FEW = 50_000  # states up to which a policy's equations may be factorised
@@ -25,18 +26,27 @@ _MOST_MIXING_SWEEPS = 40  # more predicted: policy iteration
 Settle = Callable[[Iterate, float], float]
 
 
-def certified(mdp: MDP, goal: Goal, settle: Settle) -> Bounds:
+def certified(
+    mdp: MDP,
+    goal: Goal,
+    settle: Settle,
+    arranged: tuple[UintArray, NDArray[np.int64]] | None = None,
+) -> Bounds:
     """Bounds by values that `settle` brings ever closer to a solution of Bellman's equation.
 
     settle: called with an iterate and a target; improves it until a Gauss–Seidel sweep changes no
         value by more than the target or by more than rounding does, or for a while; returns the
         change. Raises StalledError where that will not get any smaller.
+    arranged: the order and the levels of the iterate's flow; without them flow order is taken, and
+        only where sweeps over the model as it is do not settle it.
     """
     compact = Compact.of(mdp)
-    begin = _mix(mdp, compact, goal)
+    begin = _mix(mdp, compact, goal) if arranged is None else None
     if isinstance(begin, Bounds):
         return begin
-    order, levels = flow_order(mdp, compact)
+    if arranged is None:
+        arranged = flow_order(mdp, compact, sought_ends(mdp))
+    order, levels = arranged
 
     def original(x: FloatArray) -> FloatArray:
         """(S,) in the model's numbering, 0 at terminals."""
@@ -45,8 +55,8 @@ def certified(mdp: MDP, goal: Goal, settle: Settle) -> Bounds:
         return y
 
     def times(tied: BoolArray) -> FloatArray | Unproven:
-        flow = arrange(mdp, compact, order, levels, np.empty(0), tied)
-        clock = Iterate(flow, goal)
+        iterate.flow = arrange(mdp, compact, order, levels, np.empty(0), tied, into=whole)
+        clock = Iterate(iterate.flow, goal)
         try:
             for _ in range(_MOST_CALLS):
                 if settle(clock, 0.3) <= 0.3:
@@ -58,7 +68,8 @@ def certified(mdp: MDP, goal: Goal, settle: Settle) -> Bounds:
         return longest_times(mdp, tied)
 
     certify = Certifier(mdp, goal, times=times, longest=_STEPS * levels.size)
-    iterate = Iterate(arrange(mdp, compact, order, levels, mdp.r), goal)
+    whole = arrange(mdp, compact, order, levels, mdp.r)
+    iterate = Iterate(whole, goal)
     if begin is not None:
         iterate.V[:] = begin[order]
         iterate.begun = True
@@ -69,7 +80,8 @@ def certified(mdp: MDP, goal: Goal, settle: Settle) -> Bounds:
     # The error is at most the residual times the time to the end (four times, if proven so).
     longest = 1.0 / (1.0 - mdp.gamma) if mdp.gamma < 1.0 else 4 * _STEPS * levels.size
     target = goal.tol / 2 / longest
-    Q, TV = np.empty(mdp.n_pairs if mdp.gamma == 1.0 else 0), np.empty(mdp.n_states)
+    Q, TV = np.empty(0), np.empty(mdp.n_states)
+    sweep = Sweeps(compact, mdp.gamma, goal.threads)
     while True:
         goal.latest = values
         try:
@@ -77,11 +89,13 @@ def certified(mdp: MDP, goal: Goal, settle: Settle) -> Bounds:
         except StalledError:
             change = np.inf
         V = values()
-        kernels.jacobi(*compact.arrays, mdp.gamma, V, Q, TV, kernels.NO_POLICY)
+        sweep(V, TV, Q)
         goal.sweeps += 1
         bounds = certify(V, Q, TV)
         if bounds is not None:
             return bounds
+        if iterate.flow is not whole:  # the proof took its memory
+            whole = iterate.flow = arrange(mdp, compact, order, levels, mdp.r, into=whole)
         if change == np.inf:
             return _last_resort(mdp, goal, V, times)
         if change <= max(target, 2 * iterate.slack):
@@ -110,23 +124,28 @@ def _mix(mdp: MDP, compact: Compact, goal: Goal) -> Bounds | FloatArray | None:
     if not certify.closed or mdp.gamma == 1.0:
         return None
     gamma, n = mdp.gamma, mdp.n_states
-    V, TV, Q = np.zeros(n), np.empty(n), np.empty(0)
-    policy = np.empty(n, dtype=np.uint32)
+    sweep = Sweeps(compact, gamma, goal.threads)
+    # The first sweep, from V = 0, needs no transitions.
+    V, TV, Q = np.zeros(n), state_max(mdp, mdp.r), np.empty(0)
+    policy = greedy(mdp, mdp.r, 0.0).astype(np.uint32)
+    low, high = float(TV.min()), float(TV.max())
     wanted = 2 * goal.tol * (1.0 - gamma) / max(gamma, 1e-9)
     before = np.inf
-    for sweep in range(2 * _MOST_MIXING_SWEEPS):
-        low, high = kernels.jacobi(*compact.arrays, gamma, V, Q, TV, policy)
+    for number in range(2 * _MOST_MIXING_SWEEPS):
+        if number:
+            low, high = sweep(V, TV, Q, policy)
         goal.sweeps += 1
         bounds = certify(V, Q, TV)
         if bounds is not None:
             return bounds
         V, TV = TV, V
         ratio, before = (high - low) / before, high - low
-        if sweep > 3 and not wanted > before * ratio**_MOST_MIXING_SWEEPS:
+        if number > 3 and not wanted > before * ratio**_MOST_MIXING_SWEEPS:
             break
         # As many sweeps of the policy as cost half a sweep of all actions, or a little more.
+        follow = sweep.following(policy)
         for _ in range(1 + mdp.n_pairs // (2 * n)):
-            kernels.follow(*compact.arrays[1:], gamma, policy, V, TV)
+            follow(V, TV)
             goal.sweeps += 1
             V, TV = TV, V
     return V + gamma / (1 - gamma) * (low + high) / 2

@@ -30,8 +30,8 @@ class Flow:
     Fields:
         model: the arrays; weights include γ, and there are neither ends nor self-loops.
         order: (n,) the original number of each state.
-        levels: (levels + 1,) where each level of the search begins; states from which no end can
-            be reached come after the last.
+        levels: (levels + 1,) where each level of the search begins. Before the first come the
+            states from which no end can be reached: they lead to one another only.
     """
 
     off: UintArray
@@ -50,21 +50,53 @@ class Flow:
     def n_states(self) -> int:
         return int(self.order.size)
 
-    @property
-    def ends(self) -> bool:
-        """Whether an end can be reached from every state."""
-        return int(self.levels[-1]) == self.n_states
+    def first(self, n: int) -> Flow:
+        """The first n states alone, where they lead to one another only."""
+        pairs = int(self.off[n])
+        entries = int(self.ptr[pairs])
+        return Flow(
+            self.off[: n + 1],
+            self.ptr[: pairs + 1],
+            self.idx[:entries],
+            self.p[:entries],
+            self.r[:pairs],
+            self.order[:n],
+            np.array([n]),
+        )
 
 
-def flow_order(mdp: MDP, compact: Compact) -> tuple[UintArray, NDArray[np.int64]]:
-    """The order and the levels of `Flow`."""
+def flow_order(
+    mdp: MDP, compact: Compact, ending: BoolArray | None = None
+) -> tuple[UintArray, NDArray[np.int64]]:
+    """The order and the levels of `Flow`, from the states of the `ending` (L,) pairs.
+
+    ending: by default all pairs that may end the episode.
+    """
     first, before = _predecessors(compact)
     order = np.empty(mdp.live.size, dtype=np.uint32)
     levels = np.empty(mdp.n_states + 2, dtype=np.int64)
     starts = np.zeros(mdp.n_states, dtype=np.bool_)
-    starts[mdp.pair_state[mdp.ends]] = True
+    starts[mdp.pair_state[ending_pairs(mdp) if ending is None else ending]] = True
     found = _search(compact.off, first, before, starts, order, levels)
-    return order, levels[:found].copy()
+    levels = levels[:found].copy()
+    endless = order.size - int(levels[-1])
+    return (np.roll(order, endless), levels + endless) if endless else (order, levels)
+
+
+def ending_pairs(mdp: MDP) -> BoolArray:
+    """(L,) bool: the pairs that may end the episode, by missing mass or in a terminal state."""
+    return np.asarray(mdp.ends | (mdp.P @ mdp.terminal > 0), dtype=np.bool_)
+
+
+def sought_ends(mdp: MDP) -> BoolArray:
+    """(L,) bool: the pairs that may end the episode for a higher reward than any that may not.
+
+    All that may end it, if there are none. Elsewhere episodes are drawn to these, not to pits.
+    """
+    ending = ending_pairs(mdp)
+    others = mdp.r.max(where=~ending, initial=-np.inf)
+    sought = ending & (mdp.r > others)
+    return sought if sought.any() else ending
 
 
 def arrange(
@@ -74,10 +106,12 @@ def arrange(
     levels: NDArray[np.int64],
     r: FloatArray,
     allowed: BoolArray | None = None,
+    into: Flow | None = None,
 ) -> Flow:
     """The model in the given order, with the `allowed` (L,) pairs only.
 
-    r: (L,) rewards; where it is empty, they are all 1.
+    r: (L,) rewards; where it is empty, they are all 1. into: a flow of the model, no longer needed,
+        whose memory to take.
     """
     number = np.full(mdp.n_states, MOST_ENTRIES, dtype=np.uint32)
     number[order] = np.arange(order.size, dtype=np.uint32)
@@ -86,10 +120,13 @@ def arrange(
     if allowed.size:
         pairs = int(np.count_nonzero(allowed))
         entries = int(np.diff(mdp.P.indptr)[allowed].sum())
-    off = np.empty(order.size + 1, dtype=np.uint32)
-    ptr = np.empty(pairs + 1, dtype=np.uint32)
-    idx, p = np.empty(entries, dtype=np.uint32), np.empty(entries)
-    new_r = np.empty(pairs)
+    if into is None:
+        off = np.empty(order.size + 1, dtype=np.uint32)
+        ptr = np.empty(pairs + 1, dtype=np.uint32)
+        idx, p = np.empty(entries, dtype=np.uint32), np.empty(entries)
+        new_r = np.empty(pairs)
+    else:
+        off, ptr, idx, p, new_r = into.model
     pairs, entries = _arrange(
         *compact.arrays[:4], r, mdp.gamma, allowed, order, number, off, ptr, idx, p, new_r
     )
@@ -153,21 +190,14 @@ def _search(
     order: UintArray,
     levels: NDArray[np.int64],
 ) -> int:
-    """Number states by their distance from the end; returns how many entries `levels` has."""
+    """Number states by their distance from the end, and last those from which there is no way to
+    it; returns how many entries `levels` has."""
     n = off.size - 1
     reached = np.zeros(n, dtype=np.bool_)
     tail = 0
-    for s in range(n):  # the first level: states that may end, or that may go where it has ended
-        if off[s] == off[s + 1]:
-            reached[s] = True
-            for k in range(first[s], first[s + 1]):
-                state = before[k]
-                if not reached[state] and off[state] < off[state + np.uint32(1)]:
-                    reached[state] = True
-                    order[tail] = state
-                    tail += 1
-        elif starts[s] and not reached[s]:
-            reached[s] = True
+    for s in range(n):
+        reached[s] = starts[s] or off[s] == off[s + 1]
+        if starts[s]:
             order[tail] = s
             tail += 1
     levels[0] = 0

@@ -6,6 +6,8 @@ a model of 10⁷ states would take several times the memory of its matrix.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ from scipy.sparse import csr_array
 from rlkit.errors import ModelError, UsageError
 from rlkit.mdp.build import Pairs, index_dtype
 from rlkit.mdp.checks import ROW_SUM_TOLERANCE, row_sum_tolerance
-from rlkit.mdp.model import BoolArray, FloatArray, Generator, IntArray
+from rlkit.mdp.model import MDP, BoolArray, FloatArray, Generator, IntArray
 from rlkit.system import require_memory
 
 _FIRST_BLOCK = 64
@@ -24,7 +26,7 @@ _BLOCK_OUTCOMES = 2**18  # as many as caches hold
 
 
 @dataclass(eq=False)
-class _Packed:
+class Packed:
     """The admissible pairs of a block: rows of P, rewards, labels, and how many each state has."""
 
     data: FloatArray
@@ -38,29 +40,97 @@ class _Packed:
     def nbytes(self) -> int:
         return sum(array.nbytes for array in vars(self).values())
 
+    def of_states(self, first: int, last: int) -> Packed:
+        """Of states `first` to before `last` alone, counted from the block's first one."""
+        pairs = starts_of(self.pairs, np.dtype(np.int64))[[first, last]]
+        rows = slice(*pairs)
+        entries = slice(*starts_of(self.row_lengths, np.dtype(np.int64))[pairs])
+        return Packed(
+            self.data[entries],
+            self.indices[entries],
+            self.row_lengths[rows],
+            self.r[rows],
+            self.actions[rows],
+            self.pairs[first:last],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """A model in words of a function, any part of which can be made without the rest.
+
+    Fields:
+        function, n_states, block: as of `MDP.from_function`.
+        start: the states in which one begins, each as likely; none where the model names none.
+        sequential: the function draws from a random stream, so that it has to be called for all
+            blocks in turn, once, to make the same model; of what it returns only a part is kept.
+    """
+
+    function: Generator
+    n_states: int
+    start: tuple[int, ...] = ()
+    block: int | None = None
+    sequential: bool = False
+
+    def mdp(self, gamma: float) -> MDP:
+        """All of it."""
+        start = None
+        if self.start:
+            start = np.zeros(self.n_states)
+            start[[*self.start]] = 1.0 / len(self.start)
+        return MDP.from_function(self.function, self.n_states, gamma, start=start, block=self.block)
+
+    def part(self, first: int, last: int) -> Iterator[Packed]:
+        """The pairs of states `first` to before `last`, a block at a time.
+
+        Raises ModelError and UsageError; see `MDP.from_function`.
+        """
+        if not self.sequential:
+            yield from generated_blocks(self.function, first, last, self.n_states, self.block)
+            return
+        done = 0
+        kept = last - first
+        S = self.n_states  # and whole blocks: in a shorter one, what is drawn would differ
+        for packed in generated_blocks(self.function, 0, S, S, self.block, kept):
+            size = packed.pairs.size
+            if done + size > first:
+                yield packed.of_states(max(first - done, 0), min(last - done, size))
+            done += size
+            if done >= last:
+                return
+
 
 def generated_pairs(f: Generator, n_states: int, block: int | None) -> Pairs:
     """Pairs of the MDP that `f` describes; see `MDP.from_function`."""
+    return _joined([*generated_blocks(f, 0, n_states, n_states, block)], n_states)
+
+
+def generated_blocks(
+    f: Generator, first: int, last: int, n_states: int, block: int | None, kept: int | None = None
+) -> Iterator[Packed]:
+    """Pairs of states `first` to before `last` of the MDP that `f` describes, block by block.
+
+    kept: of how many states the blocks are kept; without it of all.
+    """
     for name, value in (("n_states", n_states), ("block", block)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value!r}; allowed: a whole number, 1 or more")
-    parts: list[_Packed] = []
-    done, size = 0, block or _FIRST_BLOCK
-    while done < n_states:
-        states = np.arange(done, min(done + size, n_states))
+    done, size = first, block or _FIRST_BLOCK
+    while done < last:
+        states = np.arange(done, min(done + size, last))
         described = f(states)
-        parts.append(_packed(described, states, n_states))
-        if done == 0:
-            _require_memory(parts[0].nbytes, len(states), n_states)
+        packed = _packed(described, states, n_states)
+        if done == first:
+            _require_memory(packed.nbytes, len(states), kept or last - first)
             outcomes = np.size(described[0]) / len(states)
             size = block or max(1, int(_BLOCK_OUTCOMES / outcomes))
         done += len(states)
-    return _joined(parts, n_states)
+        yield packed
 
 
 def _require_memory(packed: int, states: int, n_states: int) -> None:
     # The parts and, while they are joined, the longest of their columns once more.
-    per_state = 1.6 * packed / states
+    per_state = 1.6 * packed / states * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     require_memory(
         int(per_state * n_states),
         f"n_states is {n_states:,}",
@@ -69,27 +139,28 @@ def _require_memory(packed: int, states: int, n_states: int) -> None:
     )
 
 
-def _joined(parts: list[_Packed], n_states: int) -> Pairs:
+def _joined(parts: list[Packed], n_states: int) -> Pairs:
     def column(name: str) -> NDArray[Any]:
         pieces = [getattr(part, name) for part in parts]
         for part in parts:
             setattr(part, name, None)  # so that no more than one column stands twice
         return np.concatenate(pieces)
 
-    offsets = _starts(column("pairs"), np.dtype(np.int64))
+    offsets = starts_of(column("pairs"), np.dtype(np.int64))
     data = column("data")
-    indptr = _starts(column("row_lengths"), index_dtype(n_states, data.size))
+    indptr = starts_of(column("row_lengths"), index_dtype(n_states, data.size))
     P = csr_array((data, column("indices"), indptr), shape=(indptr.size - 1, n_states))
     return P, column("r"), offsets, column("actions")
 
 
-def _starts(counts: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+def starts_of(counts: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """(N + 1,) where each of the groups of these sizes (N,) starts, and where the last ends."""
     starts = np.zeros(counts.size + 1, dtype=dtype)
     np.cumsum(counts, out=starts[1:])
     return starts
 
 
-def _packed(described: tuple[ArrayLike, ...], states: IntArray, n_states: int) -> _Packed:
+def _packed(described: tuple[ArrayLike, ...], states: IntArray, n_states: int) -> Packed:
     successors, p, r, admissible = _arrays(described, states)
     _check(successors, p, states, n_states)
     _drop_absorbing(successors, p, r, admissible, states)
@@ -108,7 +179,7 @@ def _packed(described: tuple[ArrayLike, ...], states: IntArray, n_states: int) -
     )
     rows.sum_duplicates()
     actions = np.broadcast_to(np.arange(admissible.shape[1]), admissible.shape)
-    return _Packed(
+    return Packed(
         rows.data,
         rows.indices,
         np.diff(rows.indptr),

@@ -51,14 +51,18 @@ class Goal:
 
     Attributes:
         tol: the largest error that a value may have.
+        threads: how many may share a Jacobi sweep.
         sweeps: how many have been made.
         notes: what a user should know of the way that was taken.
         latest: gives the latest values (S,); bounds on them are what is left after an interruption.
         measure: gives the error certified for values (S,), for a watcher; None: it takes too long.
     """
 
-    def __init__(self, tol: float, max_seconds: float, watch: Watch | None = None) -> None:
+    def __init__(
+        self, tol: float, max_seconds: float, watch: Watch | None = None, threads: int = 1
+    ) -> None:
         self.tol = tol
+        self.threads = threads
         self.max_seconds = max_seconds
         self.sweeps = 0.0
         self.notes: list[str] = []

@@ -39,7 +39,7 @@ def unending_states(mdp: MDP) -> IntArray:
     from rlkit.mdp.flow import flow_order
 
     order, levels = flow_order(mdp, Compact.of(mdp))
-    return np.sort(order[levels[-1] :]).astype(np.int64)
+    return np.sort(order[: levels[0]]).astype(np.int64)
 
 
 def proper_choice(mdp: MDP) -> IntArray:

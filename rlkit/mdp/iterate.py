@@ -15,6 +15,7 @@ from scipy.sparse.linalg import LinearOperator, bicgstab
 
 from rlkit.errors import RunError
 from rlkit.mdp import kernels
+from rlkit.mdp.bellman import largest
 from rlkit.mdp.compact import UintArray
 from rlkit.mdp.flow import Flow
 from rlkit.mdp.goal import Goal
@@ -31,6 +32,7 @@ _SWEEPS_AT_ONCE = 50  # of Gauss–Seidel value iteration, from one look at the 
 _ROUNDS = 60  # of improvement and evaluation
 _PATIENCE = 10  # rounds in which the change has to halve
 _INFINITE = 1e100
+_PART = 65_536  # pairs, as many as caches hold
 
 
 class StalledError(Exception):
@@ -48,13 +50,13 @@ class Iterate:
         self.V: FloatArray = np.zeros(flow.n_states)
         self.begun = False
         self.policy: UintArray = flow.off[:-1].copy()
-        self.size = float(np.abs(flow.r).max(initial=0.0))
-        self.width = int(np.diff(flow.ptr).max(initial=0))
+        self.size = largest(flow.r)
+        self.width = _widest(flow.ptr)
 
     @property
     def slack(self) -> float:
         """What rounding can make of a difference of 0 between two values."""
-        return self.slack_for(float(np.abs(self.V).max(initial=0.0)))
+        return self.slack_for(largest(self.V))
 
     def slack_for(self, value: float) -> float:
         """The same, where no value is larger than this."""
@@ -84,6 +86,12 @@ class Iterate:
     def _range(self, step: int) -> tuple[int, int]:
         n = self.flow.n_states
         return (0, n) if step > 0 else (n - 1, -1)
+
+
+def _widest(ptr: UintArray) -> int:
+    """The largest number of successors of a pair, without an array of all these numbers."""
+    parts = (ptr[begin : begin + _PART + 1] for begin in range(0, ptr.size - 1, _PART))
+    return max((int(np.diff(part).max()) for part in parts), default=0)
 
 
 def settle(iterate: Iterate, target: float) -> float:
@@ -184,7 +192,7 @@ def _solve(iterate: Iterate, target: float) -> None:
         )
     # A policy that never ends has no values at γ = 1: what comes out then solves nothing.
     enough = max(100 * target, 1e-6 * iterate.size)
-    if failed or not _largest(r - residual_operator(V)) <= enough:
+    if failed or not largest(r - residual_operator(V)) <= enough:
         if n > _FACTORISED:
             raise StalledError
         P = csr_array((p, idx.astype(np.int32), ptr.astype(np.int32)), shape=(n, n))
@@ -192,10 +200,6 @@ def _solve(iterate: Iterate, target: float) -> None:
             V = solve_chain(P, 1.0, r)  # γ is in P already
         except RunError as error:
             raise StalledError from error
-        if not _largest(r - residual_operator(V)) <= enough:
+        if not largest(r - residual_operator(V)) <= enough:
             raise StalledError
     iterate.V[:] = V
-
-
-def _largest(x: FloatArray) -> float:
-    return float(np.abs(x).max(initial=0.0))

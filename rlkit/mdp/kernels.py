@@ -142,6 +142,52 @@ def largest(off: UintArray, Q: FloatArray, allowed: BoolArray, best: FloatArray)
                 best[s] = max(best[s], Q[pair])
 
 
+@kernel(f"void({MODEL}, {F}, float64, boolean[::1])")
+def within(
+    off: UintArray,
+    ptr: UintArray,
+    idx: UintArray,
+    p: FloatArray,
+    r: FloatArray,
+    V: FloatArray,
+    gap: float,
+    tied: BoolArray,
+) -> None:
+    """Which pairs have V − Q ≤ gap, into tied (L,), at γ = 1."""
+    for s in range(off.size - 1):
+        for pair in range(off[s], off[s + 1]):
+            q = r[pair] + expectation(idx, p, V, ptr[pair], ptr[pair + 1])
+            tied[pair] = V[s] - q <= gap
+
+
+@kernel(f"boolean({MODEL}, {F}, {F}, {B}, float64)")
+def enclosed(
+    off: UintArray,
+    ptr: UintArray,
+    idx: UintArray,
+    p: FloatArray,
+    r: FloatArray,
+    lower: FloatArray,
+    upper: FloatArray,
+    tied: BoolArray,
+    margin: float,
+) -> bool:
+    """Whether T upper + margin < upper and, with the tied (L,) pairs alone, T lower − margin ≥
+    lower, at γ = 1, in all states that have pairs."""
+    for s in range(off.size - 1):
+        if off[s] == off[s + 1]:
+            continue
+        above, below = -np.inf, -np.inf
+        for pair in range(off[s], off[s + 1]):
+            first, last = ptr[pair], ptr[pair + 1]
+            above = max(above, r[pair] + expectation(idx, p, upper, first, last))
+            if tied[pair]:
+                below = max(below, r[pair] + expectation(idx, p, lower, first, last))
+        if not (above + margin < upper[s] and below - margin >= lower[s]):
+            return False
+    return True
+
+
 @kernel(f"void({U}, {F}, float64, Array(int64, 1, 'C', readonly=True), int64[::1])")
 def best_pairs(
     off: UintArray, Q: FloatArray, slack: float, incumbent: IntArray, choice: IntArray

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from rlkit.mdp.compare import Comparison
 
-# Okabe and Ito's palette for all kinds of colour vision, its yellow darkened; lines and marks differ
-# too, for print.
+# Okabe and Ito's palette for all kinds of colour vision, with a darker yellow; lines and marks
+# differ too, for print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8F8500")
 DASHES = (
     "-",

@@ -46,12 +46,15 @@ class Solver:
         max_seconds: float = math.inf,
         reason: str = "it was asked for",
         watch: Watch | None = None,
+        threads: int = 1,
     ) -> Solution:
         """See `rlkit.solve`; `reason` is why this solver was taken."""
         _check_positive("tol", tol, "in units of reward")
         if max_seconds != math.inf:
             _check_positive("max_seconds", max_seconds, "of seconds")
-        goal = Goal(tol, max_seconds, watch)
+        if threads < 1:
+            raise UsageError(f"threads={threads} is out of range; allowed: a whole number >= 1")
+        goal = Goal(tol, max_seconds, watch, threads)
         if mdp.gamma == 1.0:
             bounds, Q, choice = _undiscounted(mdp, goal, self.algorithm)
         else:

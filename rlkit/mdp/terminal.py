@@ -61,10 +61,13 @@ def draw(
     """
     rows, cols = layout.shape
     inner = min(_MAX_INNER, (width - 1) // cols - 1)
-    values = _formatted(solution.values[layout.states[(layout.states >= 0) & ~layout.ends]], inner)
+    decimals = None
+    if not arrows_only and rows <= MAX_BOXED_ROWS and inner >= _MIN_INNER:
+        inside = (layout.states >= 0) & ~layout.ends
+        decimals = _formatted(solution.values[layout.states[inside]], inner)
     text = Text(no_wrap=True)
-    if not arrows_only and rows <= MAX_BOXED_ROWS and inner >= _MIN_INNER and values is not None:
-        pieces = _boxed(solution, layout, inner, values)
+    if decimals is not None:
+        pieces = _boxed(solution, layout, inner, decimals)
     elif rows <= MAX_ARROW_ROWS and 2 * cols - 1 <= width:
         pieces = _arrows(solution, layout)
     else:

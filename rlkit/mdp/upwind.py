@@ -8,6 +8,10 @@ the next two are good enough to lean on. A tile that enters starts from values t
 below it. All sweeps stay inside the window, which stays inside the processor's cache: the time
 grows linearly with the number of states.
 
+Where policies go to and fro and rewards are rare, no window slides: values are 0 to begin with, and
+tiles are swept as long as they change, which the rewards make those near them do. Where nothing
+comes that is worth as much as the tolerance, nothing is done.
+
 What a tile's near side feels of its far side dies away like ((1 − u) / u)^-depth, where u is the
 share of probability with which the policy moves against the order; this sets the depth of tiles.
 """
@@ -22,6 +26,7 @@ from numpy.typing import NDArray
 
 from rlkit.mdp import kernels
 from rlkit.mdp.compact import UintArray
+from rlkit.mdp.flow import Flow
 from rlkit.mdp.iterate import Iterate, settle
 from rlkit.mdp.kernels import MODEL, F, U, kernel
 from rlkit.mdp.model import FloatArray
@@ -31,6 +36,9 @@ _LEAST_STATES = 50  # in a tile: fewer cost more in calls than they save
 _LEVELS = (5, 90)  # of the search, least and most in a tile
 _ROUNDS = 100  # in a window
 _MOST_SWEEPS = 200  # over all states, before it is given up
+_MOST_SWEEPS_FROM_0 = 2000  # in cache these take less time than what comes after them
+_RARE = 0.05  # share of the pairs that have rewards
+_DEPTH_FROM_0 = 40  # levels in a tile
 _WINDOW = 4  # tiles
 _CONVERGED = 2  # tiles of it whose values have to be, before the first of them leaves
 
@@ -39,11 +47,13 @@ _CONVERGED = 2  # tiles of it whose values have to be, before the first of them 
 class Plan:
     """Where tiles begin, and at last n; and how often a policy is swept, there and back, a round.
 
-    No tiles where a sliding window does not suit the model.
+    No tiles where a sliding window does not suit the model; `slides` is False where it is tiles in
+    place that are swept, from values of 0.
     """
 
     tiles: NDArray[np.int64]
     pairs: int
+    slides: bool = True
 
 
 _NO_PLAN = Plan(np.empty(0, dtype=np.int64), 0)
@@ -64,12 +74,15 @@ class Upwind:
         """As `settle`: see there for what is raised."""
         if self._plan is None:
             self._plan = _plan(iterate)
-            iterate.begun = not self._plan.tiles.size
+            iterate.begun = not (self._plan.tiles.size and self._plan.slides)
+            if not self._plan.slides:
+                iterate.V[:] = 0.0
         target = max(target, 2 * iterate.slack)
-        if self._plan.tiles.size:
+        if self._plan.tiles.size and (self._plan.slides or iterate.begun):
+            _settle_endless(iterate, target)
             if not iterate.begun:
                 _slide(iterate, self._plan, target)
-            if _patch(iterate, self._plan.tiles, target):
+            if _patch(iterate, self._plan, target):
                 return target
             self._plan = _NO_PLAN
             iterate.goal.notes.append("the window did not settle it: inexact policy iteration")
@@ -78,12 +91,14 @@ class Upwind:
 
 def _plan(iterate: Iterate) -> Plan:
     flow = iterate.flow
-    if not flow.ends or flow.levels.size < _WINDOW * _LEVELS[0]:
+    if flow.levels.size < _WINDOW * _LEVELS[0]:
         return _NO_PLAN
     iterate.begin()
     iterate.improve(1)
     iterate.improve(1)
-    u = against(flow.ptr, flow.idx, flow.p, iterate.policy)
+    u = against(flow.ptr, flow.idx, flow.p, iterate.policy, flow.levels[0])
+    if u > _MOST_AGAINST and np.count_nonzero(flow.r) <= _RARE * flow.r.size:
+        return _tiles(flow, _DEPTH_FROM_0, 2, slides=False)
     if u > _MOST_AGAINST:
         iterate.goal.notes.append(
             f"a share {u:.2f} of the moves goes against the flow: inexact policy iteration"
@@ -93,13 +108,35 @@ def _plan(iterate: Iterate) -> Plan:
     decay, pairs = (14.5, 2) if u <= 0.2 else (20.0, 4)
     rate = math.log((1 - u) / u) if u > 0 else math.inf
     depth = min(max(math.ceil(decay / max(0.2, rate)), _LEVELS[0]), _LEVELS[1])
-    cuts = [0]
+    return _tiles(flow, depth, pairs)
+
+
+def _tiles(flow: Flow, depth: int, pairs: int, slides: bool = True) -> Plan:
+    """Tiles of so many levels, or of more where they are small."""
+    cuts = [int(flow.levels[0])]
     for cut in flow.levels[depth::depth].tolist():
         if cut - cuts[-1] >= _LEAST_STATES:
             cuts.append(cut)
     if flow.n_states - cuts[-1] < _LEAST_STATES and len(cuts) > 1:
         cuts.pop()
-    return Plan(np.array([*cuts, flow.n_states]), pairs) if len(cuts) > _WINDOW else _NO_PLAN
+    if len(cuts) <= _WINDOW:
+        return _NO_PLAN
+    return Plan(np.array([*cuts, flow.n_states]), pairs, slides)
+
+
+def _settle_endless(iterate: Iterate, target: float) -> None:
+    """Settle the states from which no end can be reached: others may depend on them, they on none.
+
+    No window would do for them, since they have no side on which to begin.
+    """
+    n = int(iterate.flow.levels[0])
+    if n == 0:
+        return
+    part = Iterate(iterate.flow.first(n), iterate.goal)
+    part.V, part.policy, part.begun = iterate.V[:n], iterate.policy[:n], True
+    before = iterate.goal.sweeps
+    settle(part, target)
+    iterate.goal.sweeps = before + (iterate.goal.sweeps - before) * n / iterate.flow.n_states
 
 
 def _slide(iterate: Iterate, plan: Plan, target: float) -> None:
@@ -128,14 +165,14 @@ def _slide(iterate: Iterate, plan: Plan, target: float) -> None:
         iterate.goal.check_time()
 
 
-def _patch(iterate: Iterate, tiles: NDArray[np.int64], target: float) -> bool:
+def _patch(iterate: Iterate, plan: Plan, target: float) -> bool:
     """Sweep over tiles that still change, until none does by more than the target; False: too long.
 
     What changes a tile may change its neighbours.
     """
-    flow, V, policy = iterate.flow, iterate.V, iterate.policy
+    flow, V, policy, tiles = iterate.flow, iterate.V, iterate.policy, plan.tiles
     target = max(target, 2 * iterate.slack)
-    budget = iterate.goal.sweeps + _MOST_SWEEPS
+    budget = iterate.goal.sweeps + (_MOST_SWEEPS if plan.slides else _MOST_SWEEPS_FROM_0)
     active = np.ones(tiles.size - 1, dtype=np.bool_)
     rounds = 1
     while active.any():
@@ -150,11 +187,12 @@ def _patch(iterate: Iterate, tiles: NDArray[np.int64], target: float) -> bool:
     return True
 
 
-@kernel(f"float64({U}, {U}, {F}, {U})")
-def against(ptr: UintArray, idx: UintArray, p: FloatArray, policy: UintArray) -> float:
-    """The share of the policy's probability that leads to states with higher numbers."""
+@kernel(f"float64({U}, {U}, {F}, {U}, int64)")
+def against(ptr: UintArray, idx: UintArray, p: FloatArray, policy: UintArray, first: int) -> float:
+    """The share of the policy's probability that leads to states with higher numbers, from the
+    states that are numbered from `first` on."""
     up, total = 0.0, 0.0
-    for s in range(policy.size):
+    for s in range(first, policy.size):
         pair = policy[s]
         for k in range(ptr[pair], ptr[pair + 1]):
             total += p[k]

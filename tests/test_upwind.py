@@ -1,0 +1,139 @@
+"""Upwind Gauss–Seidel where episodes need not end, or end where nobody wants them to.
+
+What is counted are sweeps, which are the same on every machine.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.sparse import csr_array
+
+from rlkit import MDP, solve
+from rlkit.envs.grids import frozen_lake
+from rlkit.envs.gridworld import GridWorld
+from rlkit.mdp import upwind
+from rlkit.mdp.compact import Compact
+from rlkit.mdp.flow import ending_pairs, flow_order, sought_ends
+from rlkit.mdp.graph import can_end
+
+
+def walled(n, seed=0, share=0.1):
+    """A map with cells that its walls cut off, and the same map with those cells filled in."""
+    cells = np.where(np.random.default_rng(seed).random((n, n)) < share, "#", ".")
+    cells[0, 0], cells[-1, -1] = "S", "G"
+    parts, _ = ndimage.label(cells != "#")
+    filled = np.where(parts == parts[0, 0], cells, "#")
+    return ["".join(row) for row in cells], ["".join(row) for row in filled]
+
+
+def overlap(a, b):
+    return np.all(a.lower <= b.upper) and np.all(b.lower <= a.upper)
+
+
+@pytest.mark.parametrize("gamma", [0.99, 0.999])
+def test_cells_without_a_way_out_cost_no_more_than_others(gamma):
+    cells, filled = (GridWorld(rows) for rows in walled(200))
+    cut_off = filled.grid.cells[cells.grid.cells != "#"] == "#"
+    assert cut_off.any()
+    solution, plain = (solve(env.mdp(gamma), "upwind-gauss-seidel") for env in (cells, filled))
+    assert solution.error_bound <= 1e-6
+    assert solution.reason == "it was asked for"  # no other method had to help
+    assert solution.sweeps <= plain.sweeps + 5
+    np.testing.assert_allclose(solution.values[~cut_off], plain.values, rtol=0, atol=2e-6)
+    for_ever = -cells.step_cost / (1 - gamma)
+    np.testing.assert_allclose(solution.values[cut_off], for_ever, rtol=0, atol=1e-6)
+
+
+def test_values_that_are_flat_need_no_more_sweeps_than_steep_ones():
+    env = GridWorld(size=200, slip=0.2)
+    flat, steep = (solve(env.mdp(gamma), "upwind-gauss-seidel") for gamma in (0.9, 0.999))
+    level = -env.step_cost / (1 - 0.9)
+    assert np.mean(np.abs(flat.values - level) < 1e-3) > 0.9
+    assert np.mean(np.abs(flat.values - level) < 1e-12) > 0.3  # but for rounding
+    assert flat.sweeps < steep.sweeps <= 80
+
+
+@pytest.mark.parametrize("gamma", [0.99, 0.999])
+def test_lakes_are_swept_from_their_goal_alone(gamma):
+    mdp = frozen_lake(gamma, size=60, seed=1)
+    solution = solve(mdp, "upwind-gauss-seidel")
+    exact = solve(mdp, "policy-iteration", tol=1e-7)
+    assert solution.error_bound <= 1e-6
+    assert solution.reason == "it was asked for"
+    assert overlap(solution, exact)
+
+
+def test_far_from_all_rewards_hardly_anything_is_swept():
+    few, many = (solve(frozen_lake(0.99, size=n), "upwind-gauss-seidel") for n in (60, 240))
+    assert many.sweeps < few.sweeps / 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_traps_are_settled_before_what_leads_into_them(seed, monkeypatch):
+    monkeypatch.setattr(upwind, "_LEAST_STATES", 1)
+    monkeypatch.setattr(upwind, "_LEVELS", (2, 3))
+    monkeypatch.setattr(upwind, "_MOST_AGAINST", 1.0)
+    mdp = trapped(seed, 0.95)
+    slid = []
+    slide = upwind._slide
+    monkeypatch.setattr(upwind, "_slide", lambda *args: slid.append(slide(*args)))
+    solution = solve(mdp, "upwind-gauss-seidel")
+    assert slid
+    assert solution.error_bound <= 1e-6
+    assert overlap(solution, solve(mdp, "policy-iteration", tol=1e-7))
+
+
+def trapped(seed, gamma, n=60):
+    """A random walk along a line that ends on the left, with 12 states off it that never end."""
+    rng = np.random.default_rng(seed)
+    rows, r, counts = [], [], []
+    for s in range(n):
+        counts.append(2)
+        for on in (0.7, 0.4):
+            row = np.zeros(n + 12)
+            if s:
+                row[s - 1] = on
+            row[min(s + 1, n - 1)] += 0.9 - on
+            row[n + rng.integers(12)] = 0.1
+            rows.append(row)
+            r.append(rng.normal())
+    for _ in range(12):
+        counts.append(2)
+        for _ in range(2):
+            row = np.zeros(n + 12)
+            row[n:] = rng.dirichlet(np.ones(12))
+            rows.append(row)
+            r.append(rng.normal())
+    return MDP.from_pairs(csr_array(rows), r, np.concatenate([[0], np.cumsum(counts)]), gamma)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_states_without_an_end_come_first_and_lead_to_one_another_only(seed):
+    mdp = trapped(seed, 0.9)
+    order, levels = flow_order(mdp, Compact.of(mdp))
+    first = order[: levels[0]]
+    ends = can_end(mdp.P, mdp.pair_state, mdp.ends, mdp.terminal)
+    np.testing.assert_array_equal(np.sort(first), np.flatnonzero(~ends))
+    assert sorted(order.tolist()) == mdp.live.tolist()
+    inside = np.isin(mdp.pair_state, first)
+    assert np.all(np.isin(mdp.P[np.flatnonzero(inside)].indices, first))
+
+
+def test_sought_ends_earn_more_than_any_other_step():
+    #   0: on, or end for 1    1: on, or end for 0    2: back, or on to the terminal 3 for 0.5
+    P = csr_array(
+        np.array([[0, 1, 0, 0], [0] * 4, [0, 0, 1, 0], [0] * 4, [1, 0, 0, 0], [0, 0, 0, 1]], float)
+    )
+    offsets = [0, 2, 4, 6, 6]
+
+    def sought(on, ends):
+        mdp = MDP.from_pairs(P, [on, ends[0], on, ends[1], on, ends[2]], offsets, 0.9)
+        assert ending_pairs(mdp).tolist() == [False, True] * 3
+        return np.flatnonzero(sought_ends(mdp)).tolist()
+
+    assert sought(0.0, (1.0, 0.0, 0.5)) == [1, 5]
+    assert sought(0.7, (1.0, 0.0, 0.5)) == [1]
+    assert sought(2.0, (1.0, 0.0, 0.5)) == [1, 3, 5]  # none does: all of them
+    assert sought(-1.0, (-1.0, -1.0, -1.0)) == [1, 3, 5]
