@@ -18,7 +18,9 @@ import cliff_walking  # noqa: E402
 import copies  # noqa: E402
 import iterations  # noqa: E402
 import maximisation_bias  # noqa: E402
+import overestimation  # noqa: E402
 import random_walk  # noqa: E402
+import regret  # noqa: E402
 
 sys.path.remove(str(FIGURES))
 
@@ -267,3 +269,81 @@ def test_the_other_two_draw_what_they_have(tmp_path):
     assert least == errors.min()
     assert errors[(0.0, 0.8).index(setting), random_walk.ALPHAS.index(alpha)] == least
     random_walk.figure([method] * 3).savefig(tmp_path / "walk.png")
+
+
+# ----------------------------------------------------------------- overestimation
+
+
+def test_dqn_believes_too_much_and_double_dqn_less(monkeypatch):
+    monkeypatch.setattr(overestimation, "MEASUREMENTS", 10)
+    plain, double = (
+        overestimation.measure(each, runs=1, steps=16_000)
+        for each in overestimation.AGENTS.values()
+    )
+    np.testing.assert_array_equal(plain.steps, np.arange(1_600, 16_001, 1_600))
+    # Figure 3 of van Hasselt et al. (2016): far above the truth; less with double Q-learning.
+    late = plain.late
+    assert plain.bias[:, late].mean() > 20
+    assert double.bias[:, late].mean() < plain.bias[:, late].mean() - 20
+    for each in (plain, double):
+        assert (each.true < each.best).all()  # nobody is better than the best
+
+
+def test_what_is_believed_and_true_is_averaged_over_the_visits():
+    seen = overestimation.model()
+    ruler = overestimation.Ruler(seen)
+    *_, (done, agent) = overestimation.learn(double=True, steps=2_400, seed=1)
+    assert done == 2_400
+    believed, true, best, _ = overestimation.look(agent, seen, ruler)
+    mdp, found = seen.mdp, agent.estimates(seen.observe(seen.states), seen.mask)
+    allowed = np.where(seen.mask, found.q, -np.inf)
+    pairs = mdp.offsets[:-1] + [
+        list(mdp.actions[mdp.offsets[s] : mdp.offsets[s + 1]]).index(allowed[s].argmax())
+        for s in range(mdp.n_states)
+    ]
+    unknown = np.eye(mdp.n_states) - 0.9 * mdp.P[pairs].toarray()
+    d = np.linalg.solve(unknown.T, mdp.start) * 0.1
+    assert d.sum() == pytest.approx(1)
+    assert believed == pytest.approx(d @ allowed.max(-1), abs=1e-6)
+    assert true == pytest.approx(d @ np.linalg.solve(unknown, mdp.r[pairs]), abs=1e-6)
+    assert best == pytest.approx(d @ rlkit.solve(mdp).values, abs=1e-4)
+
+
+def test_the_interval_of_a_bias_holds_its_runs_middle(tmp_path):
+    curves = np.linspace(-1, 1, 12)[:, None] + np.arange(4.0)
+    middle, low, high = overestimation.interval(curves)
+    np.testing.assert_allclose(middle, np.arange(4), atol=1e-12)  # symmetric about it
+    assert (low < middle).all()
+    assert (high > middle).all()
+    steps = 100 * np.arange(1, 5)
+    it = overestimation.Learned(steps, curves + 5, curves, curves + 9, curves)
+    name, bias, star, *_ = overestimation.row("DQN", it)
+    assert (name, bias, star) == ("DQN", "+5.0 [+5.0, +5.0]", "-4.0 [-4.0, -4.0]")
+    overestimation.figure({"DQN": it, "double DQN": it}).savefig(tmp_path / "over.png")
+
+
+# ----------------------------------------------------------------- regret
+
+
+def test_the_regret_of_a2c_and_ppo_falls_to_a_little_of_random_plays(tmp_path, monkeypatch):
+    monkeypatch.setattr(regret, "MEASUREMENTS", 12)
+    exact = regret.train(str(tmp_path / "runs"), runs=3, steps=16_000)
+    random = regret.random_regret(exact)
+    assert random == pytest.approx(3.761, abs=1e-3)
+    found = regret.compare(str(tmp_path / "runs"))
+    for policy, comparison in found.items():
+        assert [group.label for group in comparison.groups] == ["a2c", "ppo"]
+        for group in comparison.groups:
+            assert (group.curve >= 0).all()  # nobody is better than the optimum
+            assert group.curve[0] > 0.7 * random
+            assert group.iqm.value < 0.1 * random
+            assert group.low.size == group.x.size > regret.MEASUREMENTS / 2
+            step = regret.first_below(group, 0.5 * random)
+            assert 1_000 < step < 12_000
+            assert (group.curve[group.x >= step] < 0.5 * random).all()
+            assert regret.first_below(group, 0.0) is None
+        values = rlkit.compare(tmp_path / "runs", metric=f"exact/{policy}_value")
+        for group, value in zip(comparison.groups, values.groups, strict=True):
+            np.testing.assert_allclose(group.scores, exact.optimum - value.scores, atol=1e-9)
+    assert len(regret.rows(found, random)) == 4
+    regret.figure(found, random).savefig(tmp_path / "regret.png")
