@@ -135,7 +135,8 @@ class ModelEnv(gym.Env[Any, np.int64]):
     Args:
         mdp: the model; its discount plays no part.
         observe: "index", the state's number (Discrete(S)); "one-hot"; on a grid also "coordinates"
-            (row and column, each scaled to [0, 1]) and "pixels" (uint8, up to 84 x 84 x 3).
+            (row and column, each scaled to [0, 1]), "pixels" (uint8, up to 84 x 84 x 3), and
+            "pixels-N" (uint8, N x N x 3 whatever the grid's size).
         layout: where the states lie, for the last two (`rlkit.mdp.draw_grid.layout_of`).
         max_episode_steps: where episodes are truncated; None: nowhere.
 

@@ -13,8 +13,10 @@ from rlkit.mdp.draw_grid import WALL, GridLayout
 from rlkit.registry import unknown
 from rlkit.system import require_memory
 
-OBSERVE = ("index", "one-hot", "coordinates", "pixels")
+PIXELS = "pixels"
+OBSERVE = ("index", "one-hot", "coordinates", PIXELS)
 SIDE = 84  # pixels of a grid's longer side, about
+LARGEST_SIDE = 1024
 _FLOOR, _WALL, _GOOD, _BAD = (246, 246, 242), (44, 52, 64), (46, 160, 103), (204, 71, 66)
 _AGENT = (31, 97, 190)
 
@@ -30,7 +32,8 @@ class View(Protocol):
 
 def view_for(observe: str, n_states: int, layout: GridLayout | None, n_envs: int) -> View:
     """The view of that name. Raises UsageError where the model is no grid, or N are too many."""
-    if observe not in OBSERVE:
+    is_framed = observe.startswith(f"{PIXELS}-")
+    if observe not in OBSERVE and not is_framed:
         raise unknown("observation", observe, OBSERVE)
     if observe == "index":
         return Index(n_states)
@@ -44,7 +47,9 @@ def view_for(observe: str, n_states: int, layout: GridLayout | None, n_envs: int
         return OneHot(n_states)
     if layout is None:
         raise UsageError(f"observe is {observe}, and the model is no grid; allowed: index, one-hot")
-    return Coordinates(layout, n_states) if observe == "coordinates" else Picture(layout, n_states)
+    if observe == "coordinates":
+        return Coordinates(layout, n_states)
+    return Picture(layout, n_states, _frame(observe, layout) if is_framed else None)
 
 
 class Index:
@@ -85,26 +90,42 @@ class Coordinates:
 class Picture:
     """The grid from above with the agent in it: Box (height, width, 3) uint8.
 
-    A cell is so many pixels wide that the longer side has up to 84 of them, and at least one.
+    A cell is so many pixels wide that the longer side has up to 84 of them, and at least one. With
+    `frame` N the picture is N x N, whatever the grid, which is in its middle with walls around it:
+    grids of all sizes then look alike to a network.
     """
 
-    def __init__(self, layout: GridLayout, n_states: int) -> None:
-        self._places = _cells(layout, n_states)
-        self._side = side = max(1, SIDE // max(layout.shape))
+    def __init__(self, layout: GridLayout, n_states: int, frame: int | None = None) -> None:
+        self._side = side = max(1, (frame or SIDE) // max(layout.shape))
         colours = np.full((*layout.shape, 3), _FLOOR, np.uint8)
         colours[(layout.states < 0) | (layout.marks == WALL)] = _WALL
         colours[layout.tones > 0], colours[layout.tones < 0] = _GOOD, _BAD
-        rows, columns = layout.shape
-        self._grid = colours.repeat(side, axis=0).repeat(side, axis=1)
-        self._shape = (rows, side, columns, side, 3)
-        self.space = spaces.Box(0, 255, self._grid.shape, np.uint8)
+        grid = colours.repeat(side, axis=0).repeat(side, axis=1)
+        height, width = grid.shape[:2]
+        size = (height, width) if frame is None else (frame, frame)
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        self._picture = np.full((*size, 3), _WALL, np.uint8)
+        self._picture[top : top + height, left : left + width] = grid
+        self._corners = _cells(layout, n_states) * side + [top, left]  # of each state: (S, 2)
+        self.space = spaces.Box(0, 255, self._picture.shape, np.uint8)
 
     def __call__(self, states: NDArray[np.int64]) -> NDArray[np.uint8]:
-        n = len(states)
-        pictures = np.repeat(self._grid[None], n, axis=0)
-        row, column = self._places[states].T
-        pictures.reshape(n, *self._shape)[np.arange(n), row, :, column] = _AGENT
+        n, within = len(states), np.arange(self._side)
+        pictures = np.repeat(self._picture[None], n, axis=0)
+        row, column = self._corners[states].T[..., None, None]  # (N, 1, 1) each
+        pictures[np.arange(n)[:, None, None], row + within[:, None], column + within] = _AGENT
         return pictures
+
+
+def _frame(observe: str, layout: GridLayout) -> int:
+    """N of "pixels-N"; raises UsageError where it is no number, or too few for the grid."""
+    text, least = observe.removeprefix(f"{PIXELS}-"), max(layout.shape)
+    if not text.isdecimal() or not least <= int(text) <= LARGEST_SIDE:
+        raise UsageError(
+            f"observe is {observe}, and the grid is {' x '.join(map(str, layout.shape))} cells; "
+            f"allowed: {PIXELS}-N for N x N pixels, N from {least} to {LARGEST_SIDE}"
+        )
+    return int(text)
 
 
 def _cells(layout: GridLayout, n_states: int) -> NDArray[np.int64]:

@@ -20,15 +20,17 @@ from rlkit.errors import RunError
 
 
 class FlatParameters:
-    """The parameters of a module as one vector, and their gradients as another.
+    """The trained parameters of a module as one vector, and their gradients as another.
 
     `values` and `grad` are (n,); each parameter and its `.grad` become views of them, in place, so
     create it once the module is on its device and before anything keeps a reference to
-    `parameter.data`.
+    `parameter.data`. Frozen parameters, which don't require a gradient, are left as they are, so
+    that no optimiser, target net or clipping knows of them.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        parameters = list(module.parameters())
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        self.parameters = parameters
         self.values = torch.cat([p.detach().flatten() for p in parameters])
         self.grad = torch.zeros_like(self.values)
         sizes = [p.numel() for p in parameters]

@@ -14,7 +14,7 @@ from rlkit.networks.encoder import encoder_for
 from rlkit.networks.heads import Head, LinearHead, head_for
 from rlkit.networks.mlp import NO_NORM
 from rlkit.networks.noisy import NoisyLinear, resample
-from rlkit.networks.vjp import vjp
+from rlkit.networks.vjp import Pull, vjp
 
 LINEAR = Head()
 
@@ -48,6 +48,7 @@ class Network(nn.Module):
         self._takes_arrays = self.encoder.takes_arrays and isinstance(self.head, LinearHead)
         self._noisy = [m for m in self.head.modules() if isinstance(m, NoisyLinear)]
         self._parameters_of_head = tuple(self.head.parameters())
+        self._encoder_learns = any(p.requires_grad for p in self.encoder.parameters())
 
     def forward(self, obs: Array, noise: bool = True) -> Array:
         return self._decode(self._encode(obs), noise)
@@ -59,13 +60,19 @@ class Network(nn.Module):
 
     def vjp(self, obs: Array) -> tuple[Array, Callable[[Array], None]]:
         """`rlkit.networks.vjp.vjp` on arrays or tensors: all are of the kind of `obs`."""
-        features, pull_features = vjp(self.encoder, self._native(obs))
+        features, pull_features = self._features_vjp(self._native(obs))
         y, pull_head = self._decode_vjp(features)
 
         def pull(g: Array) -> None:
             pull_features(pull_head(self._native(g)))
 
         return like(obs, y), pull
+
+    def _features_vjp(self, x: Array) -> tuple[Array, Pull]:
+        if self._encoder_learns:
+            return vjp(self.encoder, x)
+        with torch.no_grad():  # a frozen encoder's gradient is not computed
+            return self._encode(x), lambda g: None
 
     def _native(self, x: Array) -> Array:
         """`x` as what the modules take: arrays where they do and live in the same memory."""

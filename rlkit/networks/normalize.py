@@ -68,7 +68,9 @@ class ObsNormalizer(nn.Module):
         return (obs - like(obs, self.shift)) * like(obs, self.scale)
 
     def include(self, obs: Array) -> None:
-        """Count in the observations (..., *shape)."""
+        """Count in the observations (..., *shape); none in eval mode, for a frozen encoder."""
+        if not self.training:
+            return
         rows = as_tensor(obs, self.shift.device).reshape(-1, *self.shift.shape)
         self.moments.include(rows)
         self.shift.copy_(self.moments.mean)

@@ -14,7 +14,7 @@ from rlkit.run.folder import CONFIG
 
 # What decides how an agent learns, besides its name and its recipe. The rest of a run's options
 # (device, threads, intervals) say how to run, and not what.
-_OPTIONS = ("pixels", "frame_stack")
+_OPTIONS = ("pixels", "frame_stack", "encoder_from", "freeze_encoder")
 _UNSET = "unset"
 _RECIPE = "recipe"  # in what `flat` returns: the names of the recipe's fields
 

@@ -32,6 +32,7 @@ from rlkit.training.exact import Measured
 from rlkit.training.options import RunOptions, run_options
 from rlkit.training.policy import Policy
 from rlkit.training.trainer import Trainer, about
+from rlkit.training.transfer import take_encoder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,6 +90,7 @@ def train(
         recipe = recipe.but({"envs": env.num_envs})
     with _training_envs(env, recipe, options, env_options) as envs:
         learner = build.make_agent(agent_type, recipe, envs, options)
+        taken = take_encoder(learner, recipe, options) if options.encoder_from else ""
         total = build.round_up(recipe.steps, learner.memory.quantum)
         learner.memory.allocate()
         if options.video:
@@ -99,7 +101,7 @@ def train(
         name = run_name(agent, short_name(envs.id)) if name is None else name
         folder = RunFolder.create(Path(options.run_dir), name, config, envs.spec_json)
         if console:
-            _announce(console, folder, learner, recipe, total)
+            _announce(console, folder, learner, recipe, total, taken)
         with locked(folder.path):
             trainer = build.make_trainer(learner, envs, total, folder, env, options, env_options)
             trainer.metrics.text("config", _as_markdown(config))
@@ -301,7 +303,7 @@ def _fit(trainer: Trainer, console: Console | None) -> Trained:
 
 
 def _announce(
-    console: Console, folder: RunFolder, agent: Agent, recipe: Recipe, total: int
+    console: Console, folder: RunFolder, agent: Agent, recipe: Recipe, total: int, taken: str
 ) -> None:
     quantum, env = agent.memory.quantum, folder.config["env"]
     usual = build.choose_recipe(type(agent), env, None).to_json()
@@ -317,6 +319,8 @@ def _announce(
             f"{recipe.steps:,} steps were asked for; training goes in units of {quantum:,} steps, "
             f"so it takes {total:,}"
         )
+    if taken:
+        console.print(f"with {taken}")
     console.print(f"run folder: {folder.path}  (tensorboard --logdir {folder.path.parent})")
 
 

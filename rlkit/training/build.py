@@ -32,6 +32,7 @@ from rlkit.training.evaluation import Evaluation, play
 from rlkit.training.exact_meter import Meter, ruler_for
 from rlkit.training.options import RunOptions
 from rlkit.training.trainer import Plan, Trainer
+from rlkit.training.transfer import encoders_frozen
 from rlkit.training.video import FOLDER as VIDEOS
 from rlkit.training.video import record, require_encoder
 
@@ -229,7 +230,8 @@ def make_agent(agent_type: type[Agent], recipe: Recipe, envs: Envs, options: Run
         parts["agent"],
         envs.frame_stack,
     )
-    with torch.random.fork_rng(devices=[]):  # the caller's random stream stays as it is
+    # the caller's random stream stays as it is
+    with torch.random.fork_rng(devices=[]), encoders_frozen(options.freeze_encoder):
         torch.default_generator.manual_seed(parts["weights"])
         build: Callable[[Setting, Recipe], Agent] = agent_type
         agent = build(setting, recipe)

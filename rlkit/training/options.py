@@ -44,6 +44,10 @@ class RunOptions:
         True, "where the environment has a model, compute the policy's exact value and errors"
     )
     threads: int = option(1, "CPU threads that torch and NumPy compute with", low=1, high=1024)
+    encoder_from: str = option(
+        "", "run, or one of its checkpoints, whose encoder a new run begins with"
+    )
+    freeze_encoder: bool = option(False, "leave the encoder of encoder_from as it is")
     strict: bool = option(False, "an observation outside its space is an error, not a warning")
 
     def __post_init__(self) -> None:
@@ -53,6 +57,11 @@ class RunOptions:
                 f"restart_workers (--restart-workers) is {self.restart_workers}, and with "
                 f"vectorization {self.vectorization} there are no workers; use --vectorization "
                 "async, or leave it out"
+            )
+        if self.freeze_encoder and not self.encoder_from:
+            raise UsageError(
+                "freeze_encoder (--freeze-encoder) is on, and the encoder is a random one; name "
+                "the run to take one from: --encoder-from RUN"
             )
 
     def to_json(self) -> dict[str, Any]:
