@@ -436,6 +436,26 @@ def test_without_a_time_limit_it_is_the_models():
     assert group.threshold == pytest.approx(-13.13, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("env", "env_options"),
+    [("FrozenLake-v1", {"desc": None, "map_name": None}), ("rlkit/GridMaps-v0", {})],
+)
+def test_what_has_no_one_model_has_no_optimum(env, env_options):
+    make([0.5], env=env, env_options=env_options)
+    found = rlkit.compare("runs")
+    assert only(found).optimum is None
+    assert any("has another model" in note for note in found.notes)
+
+
+def test_a_negative_score_is_no_share_of_the_optimum(cli):
+    make([-200], env="Taxi-v4")
+    group = only(rlkit.compare("runs"))
+    assert group.optimum.value > 0
+    assert group.fraction is None
+    assert group.gap == pytest.approx(200 + group.optimum.value)
+    assert "207.9 short" in cli("compare", "runs").out
+
+
 def test_exact_values_are_held_against_the_discounted_optimum():
     for gamma in (0.9, 0.99):
         make([0.1], env="FrozenLake-v1", metric="exact/greedy_value", recipe={"gamma": gamma})

@@ -590,6 +590,19 @@ class Raising(NoStart):
         raise ZeroDivisionError("no such luck")
 
 
+class Redrawn(NoStart):
+    """Each episode has one of two models."""
+
+    initial_state_distrib = (1.0, 0.0)
+
+    def reset(self, *, seed=None, options=None):
+        gym.Env.reset(self, seed=seed)
+        better = self.np_random.integers(2)
+        for a in (0, 1):
+            self.P[0][a] = [(1.0, 1, float(a == better), False)]
+        return 0, {}
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -597,6 +610,8 @@ class Raising(NoStart):
         (lambda: NormalizeObservation(lake()), "NormalizeObservation"),
         (lambda: FrameStackObservation(lake(), 2), "FrameStackObservation"),
         (lambda: lake(desc=None, map_name=None), "another model"),
+        (Redrawn, "each episode, has another model"),
+        ("grid-maps", "another model"),
         (NoStart, "names no start"),
         (Elsewhere, "begins with an observation"),
         (Masked, r"action_mask\(state\)"),

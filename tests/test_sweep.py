@@ -147,6 +147,7 @@ def is_free(run):
         (("--set", "steps=100", "--steps", 200), "steps is given by --set and by --steps"),
         (("--seeds", "5:5"), r"seeds \(--seeds\) is empty"),
         (("--seeds", "1,1"), r"has 1 more than once"),
+        (("--seeds", "0:99999,99998"), r"has 99998 more than once"),
         (("--seeds", "one"), "give FIRST:END"),
         (("--seeds", "-1:1"), r"seed \(--seed\) is -1"),
         (("--jobs", 0), r"jobs \(--jobs\) is 0; allowed: a whole number >= 1"),

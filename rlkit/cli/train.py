@@ -65,7 +65,7 @@ def as_click(option: Option) -> click.Option:
     """A recipe's field as a command-line option; absent where it is not given."""
     shown = ",".join(map(str, option.default)) if type(option.default) is tuple else option.default
     allowed = "" if option.choices or option.type == "bool" else f"; {option.allowed}"
-    help = f"{option.help}  [default: {shown}{allowed}]"
+    help = f"{option.help}  [default: {'none' if shown == '' else shown}{allowed}]"
     if option.type == "bool":
         no = f"{option.flag}/--no-{option.flag[2:]}"
         return click.Option([no, option.name], default=None, help=help)

@@ -35,7 +35,7 @@ TOP = 10  # trials in the table
     rlkit tune a2c CartPole --trials 50 --steps 50000
     rlkit tune ppo CartPole --trials 50 --search learning_rate=1e-4:1e-2:log \\
         --search n_steps=16:256:log --search hidden=64,64 --search hidden=256
-    rlkit tune a2c CartPole --trials 0           what has been found so far
+    rlkit tune a2c CartPole --trials 0 --steps 50000    what the first has found so far
 
     The same command goes on with the study, until there are --trials in all; several processes and
     machines may do so at once, in one folder or with one --storage.

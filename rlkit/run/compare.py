@@ -143,7 +143,7 @@ def _summary(
     first = [_first_passed(run, threshold, higher) for run in group.curves]
     passed_at = float(np.median(first))
     gap = None if optimum is None else (optimum.value - iqm.value) * (1 if higher else -1)
-    shares = optimum is not None and higher and optimum.value > 0
+    shares = optimum is not None and higher and optimum.value > 0 and iqm.value >= 0
     return Group(
         label=group.label,
         task=group.task,

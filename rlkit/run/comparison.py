@@ -68,7 +68,7 @@ class Group:
         passed_at: the median over all runs of the first step at which they did, where that is a
             step: more than half of them passed.
         optimum: what the best policy gets; None where that is unknown.
-        fraction: `iqm` over the optimum, where that is positive and higher is better.
+        fraction: `iqm` over the optimum, where neither is negative and higher is better.
         gap: how much better than `iqm` the optimum is, in the metric's units.
     """
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 # Wrappers that change neither what is seen nor what is earned; time limits are left out of values.
 _SILENT = (Autoreset, OrderEnforcing, PassiveEnvChecker, RecordEpisodeStatistics, TimeLimit)
 _BLOCK = 1024  # observations that are looked through at a time
+_EPISODES = 4  # that are begun to see whether all have one model
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,16 +116,18 @@ def _seen(
             f"not defined with {option}: the observation is no function of the model's state"
         )
     drawn = isinstance(env.unwrapped, ModelEnv) or options.vectorization == "model"
-    mdp, other = (MDP.from_gymnasium(each, gamma) for each in (env, again))
-    if not _same(mdp, other):
-        raise UndefinedError("not defined: each environment that is made has another model")
+    first, info = env.reset(seed=0)
+    mdp = MDP.from_gymnasium(env, gamma)
+    if varies(again, mdp):
+        raise UndefinedError(
+            "not defined: each environment that is made, or each episode, has another model"
+        )
     if mdp.actions.max(initial=-1) >= n_actions:
         raise UndefinedError(
             f"not defined: the model has the action {mdp.actions.max()}, and the agent {n_actions}"
         )
     observe = _observations(env, mdp.n_states)
     start = _start(mdp, drawn)
-    first, info = env.reset(seed=0)
     allowed = np.ones(mdp.n_pairs, dtype=np.bool_)
     masked = drawn and mdp.n_pairs < n_actions * len(mdp.live)
     if not drawn and (KEY in info or env.has_wrapper_attr(METHOD)):
@@ -144,6 +147,15 @@ def _seen(
         mask = np.zeros((part.n_states, n_actions), dtype=np.bool_)
         mask[part.pair_state, part.actions] = True
     return SeenModel(part, np.flatnonzero(reached), observe, mask)
+
+
+def varies(again: gym.Env[Any, Any], mdp: MDP) -> bool:
+    """Whether an environment, made `again`, begins some episode with another model than `mdp`."""
+    for seed in range(1, 2 if isinstance(again.unwrapped, ModelEnv) else _EPISODES):
+        again.reset(seed=seed)
+        if not _same(mdp, MDP.from_gymnasium(again, mdp.gamma)):
+            return True
+    return False
 
 
 def _same(mdp: MDP, other: MDP) -> bool:

@@ -23,6 +23,7 @@ from rlkit.errors import RlkitError, RlkitWarning, UsageError
 from rlkit.mdp.model import MDP
 from rlkit.mdp.solve import solve
 from rlkit.run.comparison import Optimum
+from rlkit.training.exact_model import varies
 
 _MOST_WORK = 1_000_000_000  # transitions times steps: some seconds
 _MAX_SECONDS = 20.0
@@ -46,11 +47,14 @@ def task_of(config: Mapping[str, Any]) -> tuple[Task | None, str]:
         return None, "its environment is code outside the run, which is not looked into"
     try:
         resolved = resolve(name)
-        with closing(make_env(name, options)) as env:
+        with closing(make_env(name, options)) as env, closing(make_env(name, options)) as again:
             inner = env.unwrapped
             if not (hasattr(inner, "P") or hasattr(inner, "mdp")):
                 return None, ""
+            env.reset(seed=0)
             mdp = MDP.from_gymnasium(env, 1.0)
+            if varies(again, mdp):
+                return None, "each environment that is made, or each episode, has another model"
     except RlkitError as error:
         return None, str(error)
     if mdp.start is None and isinstance(inner, ModelEnv):  # where its episodes begin, then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ def check_seeds(seeds: Sequence[int]) -> Sequence[int]:
     (allowed,) = (option for option in options_of(RunOptions) if option.name == "seed")
     for seed in seeds:
         allowed.check(seed)
-    if len(set(seeds)) < len(seeds):
-        twice = next(seed for seed in seeds if list(seeds).count(seed) > 1)
+    (twice, times), *_ = Counter(seeds).most_common(1)
+    if times > 1:
         raise UsageError(f"seeds (--seeds) has {twice} more than once; name each seed once")
     return list(seeds)
 
