@@ -13,12 +13,12 @@ import numpy as np
 
 from rlkit.mdp.bellman import backup, greedy, policy_matrix, policy_rewards, rounding
 from rlkit.mdp.bounds import Bounds, Certifier
-from rlkit.mdp.compact import Compact, worth_compiling
+from rlkit.mdp.compact import NO_PAIR, Compact, worth_compiling
 from rlkit.mdp.goal import Goal
 from rlkit.mdp.graph import proper_choice
 from rlkit.mdp.linear import policy_values
 from rlkit.mdp.model import MDP, FloatArray, IntArray
-from rlkit.mdp.parallel import NO_PAIR, Sweeps
+from rlkit.mdp.parallel import Sweeps
 from rlkit.mdp.solver import exact_solver
 
 # A sweep of T_π costs a fraction of one of T. More of them pay while the policy no longer moves.

@@ -10,8 +10,12 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 
 from rlkit import MDP, evaluate_policy, registry, solve
+from rlkit.envs.grids import frozen_lake
 from rlkit.envs.gridworld import GridWorld
 from rlkit.errors import ModelError, RlkitWarning
+from rlkit.mdp.bellman import backup, state_max
+from rlkit.mdp.bounds import Bounds, Unproven, inductive_bounds, longest_times, reached_bounds
+from rlkit.mdp.goal import OutOfTimeError
 from rlkit.mdp.graph import proper_choice
 
 METHODS = sorted(set(registry.SOLVERS) - {"linear-programming"})  # HiGHS takes minutes here
@@ -119,6 +123,46 @@ def test_a_refusal_names_the_size_of_the_values_in_which_a_cost_drowns():
     for method in ("policy-iteration", "modified-policy-iteration"):
         with pytest.raises(ModelError, match=r"^state 0 can loop .* beside values of 1e\+09"):
             solve(mdp, method, tol=1.0)
+
+
+def test_a_proof_ends_with_the_time_for_it(monkeypatch):
+    mdp = GridWorld(size=20).mdp(1.0)
+    values = solve(mdp, "policy-iteration").values
+    assert reached_bounds(mdp, values).error < 1e-6
+
+    def over():
+        raise OutOfTimeError
+
+    first = np.zeros(mdp.n_pairs, dtype=bool)
+    first[proper_choice(mdp)] = True
+    assert longest_times(mdp, first).max() > 20
+    with pytest.raises(OutOfTimeError):
+        longest_times(mdp, first, over)
+    monkeypatch.setattr("rlkit.mdp.bounds._GRACE", 1e-9)
+    assert reached_bounds(mdp, values) is None
+
+
+def test_the_time_spent_on_actions_that_are_not_the_best_is_weighed_against_their_loss():
+    lake = frozen_lake(1.0, size=20)
+    V = solve(lake, "policy-iteration", tol=1e-9).values
+    Q, _ = backup(lake, V)
+    step, lost = 1e-9, np.zeros(lake.n_states)
+    for _ in range(6000):  # what 1 more a step is worth, in units of it
+        before = lost
+        lost = state_max(lake, 1.0 + (Q - V[lake.pair_state]) / step + lake.P @ lost)
+    assert np.abs(lost - before).max() < 0.3
+    nothing = Unproven(np.inf, np.empty(0, dtype=np.int64))
+
+    def found(w):
+        return inductive_bounds(
+            lake, V, Q, step / 2.25, 1e-5, times=lambda _: nothing, lossy=lambda *_: w
+        )
+
+    proof = found(1.01 * lost)
+    assert isinstance(proof, Bounds)
+    assert proof.error == pytest.approx(1.01 * step * lost.max())
+    assert found(np.zeros(lake.n_states)) is nothing  # checked, not believed
+    assert found(10 * lost).error > 1e-5
 
 
 def test_loops_of_little_cost_do_not_put_off_the_proof():

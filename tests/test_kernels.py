@@ -15,7 +15,9 @@ from rlkit.envs.gridworld import GridWorld
 from rlkit.mdp import bellman, bounds, kernels
 from rlkit.mdp.compact import Compact
 from rlkit.mdp.flow import arrange, flow_order
-from rlkit.mdp.graph import unending_states
+from rlkit.mdp.graph import end_components, unending_states
+from rlkit.mdp.krylov import bicgstab
+from rlkit.mdp.parallel import Sweeps
 
 SEEDS = range(8)
 
@@ -27,29 +29,13 @@ def models(gamma):
     yield MDP.from_pairs(csr_array((0, 2)), [], [0, 0, 0], gamma)
 
 
-def test_a_jacobi_sweep_is_bellmans_operator():
-    for mdp in models(0.9):
-        V = np.random.default_rng(0).normal(size=mdp.n_states)
-        Q, TV = np.empty(mdp.n_pairs), np.empty(mdp.n_states)
-        policy = np.zeros(mdp.n_states, dtype=np.uint32)
-        low, high = kernels.jacobi(*Compact.of(mdp).arrays, 0.9, V, Q, TV, policy)
-        np.testing.assert_allclose(Q, bellman.q_values(mdp, V), rtol=0, atol=1e-13)
-        np.testing.assert_array_equal(TV, bellman.state_max(mdp, Q))
-        if mdp.live.size:
-            change = (TV - V)[mdp.live]
-            assert (low, high) == (change.min(), change.max())
-            np.testing.assert_array_equal(policy[mdp.live], bellman.greedy(mdp, Q, 0.0))
-        nothing = (np.empty(0), TV, kernels.NO_POLICY)
-        assert kernels.jacobi(*Compact.of(mdp).arrays, 0.9, V, *nothing) == (low, high)
-
-
 def test_large_models_get_the_same_operators(monkeypatch):
     for mdp in models(0.9):
         rng = np.random.default_rng(1)
         V, allowed = rng.normal(size=mdp.n_states), rng.random(mdp.n_pairs) < 0.7
         allowed[mdp.offsets[mdp.live]] = True
         results = []
-        for large in (0, 10**9):
+        for large in (10**9, 0):  # once compiled kernels have seen a model, it stays with them
             monkeypatch.setattr("rlkit.mdp.compact._LARGE", large)
             Q, TV = bellman.backup(mdp, V)
             # Rewards are few, so that many actions tie.
@@ -57,7 +43,7 @@ def test_large_models_get_the_same_operators(monkeypatch):
             kept = bellman.greedy(mdp, np.round(Q), 0.5, incumbent=first)
             best = bellman.state_max(mdp, Q, allowed)
             results.append((Q, TV, first, kept, best, unending_states(mdp)))
-        for compiled, plain in zip(*results, strict=True):
+        for plain, compiled in zip(*results, strict=True):
             np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-13)
 
 
@@ -173,6 +159,33 @@ def test_proofs_without_q_are_those_with_it():
             assert found == [down > 0 and up > 0] * 2, (gap, down, up)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_end_components_of_large_models_are_those_of_small_ones(seed, monkeypatch):
+    mdp = random_mdp(seed, 1.0, n_states=40, n_actions=3)
+    allowed = np.random.default_rng(seed).random(mdp.n_pairs) < 0.8
+    plain = end_components(mdp, allowed)
+    monkeypatch.setattr("rlkit.mdp.compact._LARGE", 0)
+    for small, large in zip(plain, end_components(mdp, allowed), strict=True):
+        np.testing.assert_array_equal(small, large)
+
+
+def test_bicgstab_solves_a_policys_equations():
+    rng = np.random.default_rng(4)
+    P = rng.random((300, 300)) * (rng.random((300, 300)) < 0.02)
+    P *= 0.999 / np.maximum(P.sum(axis=1, keepdims=True), 1e-9)
+    np.fill_diagonal(P, 0.0)
+    b, sparse = rng.normal(size=300), csr_array(P)
+    arrays = (sparse.indptr.astype(np.uint32), sparse.indices.astype(np.uint32), sparse.data)
+    x, steps = np.zeros(300), []
+    assert bicgstab(*arrays, b, x, 1e-10, 300, steps.append)
+    np.testing.assert_allclose(x, np.linalg.solve(np.eye(300) - P, b), rtol=1e-7, atol=1e-7)
+    assert np.abs(b - x + P @ x).max() < 1e-9
+    assert 3 < sum(steps) < 100
+    assert bicgstab(*arrays, b, x, 1e-9, 300, steps.append)  # there already
+    x[:] = 0.0
+    assert not bicgstab(*arrays, b, x, 1e-10, 3, steps.append)
+
+
 def test_indices_of_64_bits_are_taken():
     mdp = random_mdp(3, 0.9, n_states=20)
     wide = csr_array(
@@ -181,5 +194,5 @@ def test_indices_of_64_bits_are_taken():
     object.__setattr__(mdp, "P", wide)
     compact = Compact.of(mdp)
     V, TV, Q = np.ones(20), np.empty(20), np.empty(mdp.n_pairs)
-    kernels.jacobi(*compact.arrays, 0.9, V, Q, TV, kernels.NO_POLICY)
+    Sweeps(compact, 0.9)(V, TV, Q)
     np.testing.assert_allclose(Q, bellman.q_values(mdp, V), rtol=0, atol=1e-13)

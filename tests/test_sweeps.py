@@ -14,8 +14,8 @@ from rlkit import MDP, solve
 from rlkit.envs.gridworld import GridWorld
 from rlkit.errors import UsageError
 from rlkit.mdp import bellman, ell, parallel
-from rlkit.mdp.compact import Compact
-from rlkit.mdp.parallel import NO_PAIR, Sweeps
+from rlkit.mdp.compact import NO_PAIR, Compact
+from rlkit.mdp.parallel import Sweeps
 
 
 def uniform(S, A, K, gamma=0.9, seed=0):

@@ -11,11 +11,13 @@ from scipy import ndimage
 from scipy.sparse import csr_array
 
 from rlkit import MDP, solve
+from rlkit.envs.grid_maps import GridMaps, model
 from rlkit.envs.grids import frozen_lake
 from rlkit.envs.gridworld import GridWorld
+from rlkit.mdp import flow as flow_module
 from rlkit.mdp import upwind
 from rlkit.mdp.compact import Compact
-from rlkit.mdp.flow import ending_pairs, flow_order, sought_ends
+from rlkit.mdp.flow import _predecessors, ending_rewards, flow_order, upwind_order
 from rlkit.mdp.graph import can_end
 
 
@@ -121,19 +123,87 @@ def test_states_without_an_end_come_first_and_lead_to_one_another_only(seed):
     assert np.all(np.isin(mdp.P[np.flatnonzero(inside)].indices, first))
 
 
-def test_sought_ends_earn_more_than_any_other_step():
-    #   0: on, or end for 1    1: on, or end for 0    2: back, or on to the terminal 3 for 0.5
+def ends_of(step, ends, gamma=0.9):
+    #   0: on, or end    1: on, or end    2: back, or on to the terminal 3
     P = csr_array(
         np.array([[0, 1, 0, 0], [0] * 4, [0, 0, 1, 0], [0] * 4, [1, 0, 0, 0], [0, 0, 0, 1]], float)
     )
-    offsets = [0, 2, 4, 6, 6]
+    r = [step, ends[0], step, ends[1], step, ends[2]]
+    return MDP.from_pairs(P, r, [0, 2, 4, 6, 6], gamma)
 
-    def sought(on, ends):
-        mdp = MDP.from_pairs(P, [on, ends[0], on, ends[1], on, ends[2]], offsets, 0.9)
-        assert ending_pairs(mdp).tolist() == [False, True] * 3
-        return np.flatnonzero(sought_ends(mdp)).tolist()
 
-    assert sought(0.0, (1.0, 0.0, 0.5)) == [1, 5]
-    assert sought(0.7, (1.0, 0.0, 0.5)) == [1]
-    assert sought(2.0, (1.0, 0.0, 0.5)) == [1, 3, 5]  # none does: all of them
-    assert sought(-1.0, (-1.0, -1.0, -1.0)) == [1, 3, 5]
+def test_the_search_begins_at_ends_that_earn_more_than_any_other_step():
+    def first_level(step, ends):
+        mdp = ends_of(step, ends)
+        compact = Compact.of(mdp)
+        rewards, largest = ending_rewards(mdp, compact, _predecessors(compact))
+        assert (rewards.tolist(), largest) == ([*ends, -np.inf], step)
+        order, levels = upwind_order(mdp, compact)
+        return sorted(order[levels[0] : levels[1]].tolist())
+
+    assert first_level(0.0, (1.0, 0.0, 0.5)) == [0, 2]
+    assert first_level(0.7, (1.0, 0.0, 0.5)) == [0]
+    assert first_level(2.0, (1.0, 0.0, 0.5)) == [0, 1, 2]  # none does: all of them
+    assert first_level(-1.0, (-1.0, -1.0, -1.0)) == [0, 1, 2]
+
+
+def two_rooms(gamma, pit):
+    """Two rooms in a row of three cells each: the first has a goal at its left, both have a pit."""
+    rows, r = [], []
+    for s in range(6):
+        for to in (s - 1, s + 1):
+            row = np.zeros(6)
+            inside = to // 3 == s // 3
+            row[to if inside else 0] = inside
+            rows.append(row)
+            r.append(-0.01 if inside else 1.0 if to == -1 else pit)
+    return MDP.from_pairs(csr_array(np.array(rows)), r, np.arange(0, 13, 2), gamma)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "pit", "levels"),
+    [
+        (1.0, -1.0, [0, 2, 3, 4, 5, 6]),  # whoever has no goal ends sooner or later
+        (0.999, -1.0, [0, 2, 3, 4, 5, 6]),  # -10 for ever
+        (0.99, -1.01, [3, 4, 5, 6]),  # -1 for ever
+    ],
+)
+def test_without_a_goal_ends_are_sought_that_pay_more_than_going_on_for_ever(gamma, pit, levels):
+    mdp = two_rooms(gamma, pit)
+    order, found = upwind_order(mdp, Compact.of(mdp))
+    assert found.tolist() == levels
+    assert sorted(order[:3].tolist()) == [3, 4, 5]
+    assert order[3:].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("gamma", [0.9, 0.99, 0.999, 1.0])
+@pytest.mark.parametrize(("size", "maps"), [(8, 300), (16, 60), (28, 20)])
+def test_many_maps_with_crashes_at_once_take_few_sweeps(size, maps, gamma):
+    rules = GridMaps(size)
+    state = rules.start([np.random.default_rng((size, i)) for i in range(maps)])
+    walls = state[: size**2].T.reshape(maps, size, size) > 0
+    mdp = model(walls, state[size**2], gamma)
+    solution = solve(mdp, "upwind-gauss-seidel")
+    assert solution.error_bound <= 1e-6
+    assert solution.reason == "it was asked for"
+    assert solution.sweeps <= 60
+    assert overlap(solution, solve(mdp, "policy-iteration", tol=1e-7))
+
+
+def test_at_gamma_1_a_model_is_searched_once(monkeypatch):
+    seen = []
+    search = flow_module._predecessors
+    monkeypatch.setattr(flow_module, "_predecessors", lambda x: seen.append(x) or search(x))
+    solve(GridWorld(size=160, slip=0.2).mdp(1.0), "upwind-gauss-seidel")
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_lakes_without_discount_are_certified(seed):
+    small, large = (frozen_lake(1.0, size=n, seed=seed) for n in (60, 150))
+    solution = solve(small, "upwind-gauss-seidel")
+    assert solution.error_bound <= 1e-6
+    assert overlap(solution, solve(small, "policy-iteration"))
+    solution = solve(large, "upwind-gauss-seidel")
+    assert solution.error_bound <= 1e-6
+    assert solution.sweeps <= 3600

@@ -18,6 +18,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 os.environ["NUMBA_NUM_THREADS"] = "1"
 
@@ -25,9 +26,9 @@ import models as m
 import numba
 import numpy as np
 
-from rlkit.mdp import kernels
+from rlkit.mdp import ell
 from rlkit.mdp.compact import Compact
-from rlkit.mdp.parallel import Sweeps
+from rlkit.mdp.parallel import NO_POLICY, NO_Q, Sweeps
 
 CASES = {
     "grid-1000": lambda: m.grid(1000),
@@ -81,7 +82,7 @@ def main() -> None:
 
 def measure(model: Compact, speed: float, options: argparse.Namespace) -> None:
     V = np.random.default_rng(1).random(model.off.size - 1)
-    TV, Q = np.empty_like(V), np.empty(0)
+    TV = np.empty_like(V)
     needed = sum(x.nbytes for x in (*model.arrays, V, TV))
 
     def report(label: str, seconds: float) -> None:
@@ -89,8 +90,8 @@ def measure(model: Compact, speed: float, options: argparse.Namespace) -> None:
         share = needed / seconds / speed
         print(f"    {label:28}{seconds * 1e3:8.2f} ms {entry * 1e9:6.2f} ns/entry {share:6.0%}")
 
-    old = lambda: kernels.jacobi(*model.arrays, 0.99, V, Q, TV, kernels.NO_POLICY)  # noqa: E731
-    report("plain CSR", least(old, options.rounds))
+    plain = partial(ell.sweep_for(0), *model.arrays, 0.99, V, NO_Q, TV, NO_POLICY, 0, V.size)
+    report("plain CSR", least(lambda: plain(False, np.uint64(0)), options.rounds))
     csr, often = Sweeps(model, 0.99), Sweeps.often(model, 0.99)
     report("CSR", least(lambda: csr(V, TV), options.rounds))
     if often.model is not model:

@@ -26,17 +26,24 @@ _FACTORISED = 3_000  # states up to which a sparse factorisation for each policy
 _MOST_POLICIES = 200  # quantecon's policy iteration does not stop on ties
 
 
-def timed(run: Callable[[], Any], rounds: int) -> tuple[Any, float, float]:
-    """What `run` returns, the least time of the rounds after a first call, and that call's."""
+def timed(
+    run: Callable[..., Any], rounds: int, make: Callable[[], tuple[Any, ...]] = tuple
+) -> tuple[Any, float, float]:
+    """What `run` returns, the least time of the rounds after a first call, and that call's.
+
+    make: makes what `run` is given, anew for each call; not timed.
+    """
+    given = make()
     since = time.process_time()
-    found = run()
+    found = run(*given)
     first = time.process_time() - since
     if first > _LONG or not rounds:
         return found, first, first
     least = math.inf
     for _ in range(rounds):
+        given = make()
         since = time.process_time()
-        run()
+        run(*given)
         least = min(least, time.process_time() - since)
     return found, least, first
 

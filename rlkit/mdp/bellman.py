@@ -10,18 +10,21 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
-from rlkit.mdp.compact import Compact, worth_compiling
+from rlkit.mdp.compact import Compact, compiled_by_now
 from rlkit.mdp.model import MDP, BoolArray, FloatArray, IntArray
 from rlkit.mdp.parallel import Sweeps
 
 
-def backup(mdp: MDP, V: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Q of V as (L,) over the pairs, and TV = max_a Q as (S,). V: (S,)."""
-    if not worth_compiling(mdp):
+def backup(mdp: MDP, V: FloatArray, threads: int = 1) -> tuple[FloatArray, FloatArray]:
+    """Q of V as (L,) over the pairs, and TV = max_a Q as (S,). V: (S,).
+
+    threads: how many at most share the sweep of a large model.
+    """
+    if not compiled_by_now(mdp):
         Q = q_values(mdp, V)
         return Q, state_max(mdp, Q)
     Q, TV = np.empty(mdp.n_pairs), np.empty(mdp.n_states)
-    Sweeps(Compact.of(mdp), mdp.gamma)(V, TV, Q)
+    Sweeps(Compact.of(mdp), mdp.gamma, threads)(V, TV, Q)
     return Q, TV
 
 
@@ -33,7 +36,7 @@ def q_values(mdp: MDP, V: FloatArray) -> FloatArray:
 def state_max(mdp: MDP, Q: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
     """(S,) max_a Q(s, a) over the allowed (L,) pairs; 0 at terminal states. Q: (L,)."""
     best = np.zeros(mdp.n_states)
-    if allowed is not None and worth_compiling(mdp):
+    if allowed is not None and compiled_by_now(mdp):
         from rlkit.mdp import kernels
 
         kernels.largest(Compact.of(mdp).off, Q, allowed, best)
@@ -53,7 +56,7 @@ def greedy(mdp: MDP, Q: FloatArray, slack: float, incumbent: IntArray | None = N
     """
     if not mdp.live.size:
         return np.empty(0, dtype=np.int64)
-    if worth_compiling(mdp):
+    if compiled_by_now(mdp):
         from rlkit.mdp import kernels
 
         kept = np.empty(0, dtype=np.int64) if incumbent is None else incumbent

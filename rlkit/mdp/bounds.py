@@ -26,21 +26,27 @@ import numpy as np
 from rlkit.errors import RunError
 from rlkit.mdp.bellman import backup, greedy, policy_matrix, rounding, state_max
 from rlkit.mdp.compact import Compact
-from rlkit.mdp.goal import Goal
+from rlkit.mdp.goal import Goal, OutOfTimeError
 from rlkit.mdp.graph import end_components
 from rlkit.mdp.linear import solve_chain
 from rlkit.mdp.model import MDP, BoolArray, FloatArray, IntArray
 
 _EPS = float(np.finfo(np.float64).eps)
+_GRACE = 1.0  # seconds for a proof when the time is over
+_PROMPT = 50_000  # states up to which a linear system takes less than that
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Values (S,) with lower (S,) ≤ V* ≤ upper (S,); `error` bounds ‖values − V*‖∞."""
+    """Values (S,) with lower (S,) ≤ V* ≤ upper (S,); `error` bounds ‖values − V*‖∞.
+
+    q is Q (L,) of the values, where an algorithm has it anyway.
+    """
 
     values: FloatArray
     lower: FloatArray
     upper: FloatArray
+    q: FloatArray | None = None
 
     @property
     def error(self) -> float:
@@ -75,6 +81,7 @@ class Certifier:
     sweeps: how many an algorithm makes from one call to the next.
     times: a way of its own to find what `longest_times` finds.
     longest: a guess at the largest of them.
+    lossy: a way to find them where suboptimal actions may be taken at their loss.
 
     Raises:
         ImpreciseError: float64 cannot certify `tol` for this model; holds the bounds that it can.
@@ -90,10 +97,12 @@ class Certifier:
         sweeps: int = 1,
         times: LongestTimes | None = None,
         longest: float = 0.0,
+        lossy: LossyTimes | None = None,
     ) -> None:
         self.mdp = mdp
+        self.lossy = lossy
         self.longest = longest
-        self.times = times or partial(longest_times, mdp)
+        self.times = times or partial(longest_times, mdp, check_time=goal.check_time)
         self.goal = goal
         self.tol = tol = goal.tol
         self.closed = not (mdp.ends.any() or mdp.terminal.any())
@@ -118,7 +127,7 @@ class Certifier:
                     f"sweeps converge too slowly for tol={self.tol:g}: they still change values by "
                     f"{residual:.2g} each; use method policy-iteration"
                 )
-                raise shortfall(self.mdp, V, words, self.times)
+                raise shortfall(self.mdp, V, words, self.times, self.lossy)
             return None
         bounds = self._inductive(V, Q, residual, converged)
         if bounds is None:
@@ -155,7 +164,9 @@ class Certifier:
         self, V: FloatArray, Q: FloatArray, residual: float, converged: bool
     ) -> Bounds | None:
         residual += 4 * rounding(self.mdp, V)
-        proof = inductive_bounds(self.mdp, V, Q, residual, self.tol, self.times, self.longest)
+        proof = inductive_bounds(
+            self.mdp, V, Q, residual, self.tol, self.times, self.longest, self.lossy
+        )
         if isinstance(proof, Bounds):
             self.goal.report(proof.error)
             return proof
@@ -169,7 +180,8 @@ class Certifier:
     def _refusal(self, V: FloatArray, reached: float, attainable: float) -> Exception:
         if not np.isfinite(reached):
             return unbounded(self.tol)
-        return shortfall(self.mdp, V, refusal(self.tol, reached, attainable), self.times)
+        words = refusal(self.tol, reached, attainable)
+        return shortfall(self.mdp, V, words, self.times, self.lossy)
 
 
 def unbounded(tol: float) -> RunError:
@@ -188,18 +200,41 @@ def refusal(tol: float, reached: float, attainable: float) -> str:
     )
 
 
-def shortfall(mdp: MDP, V: FloatArray, words: str, times: LongestTimes | None = None) -> Exception:
+def shortfall(
+    mdp: MDP,
+    V: FloatArray,
+    words: str,
+    times: LongestTimes | None = None,
+    lossy: LossyTimes | None = None,
+) -> Exception:
     """What to raise where no better values than V (S,) are to be had."""
-    bounds = reached_bounds(mdp, V, times)
+    bounds = reached_bounds(mdp, V, times, lossy)
     return RunError(words) if bounds is None else ImpreciseError(bounds, words)
 
 
-def reached_bounds(mdp: MDP, V: FloatArray, times: LongestTimes | None = None) -> Bounds | None:
-    """The bounds that hold around V (S,), however far apart; None where none can be proven."""
+def reached_bounds(
+    mdp: MDP,
+    V: FloatArray,
+    times: LongestTimes | None = None,
+    lossy: LossyTimes | None = None,
+) -> Bounds | None:
+    """The bounds that hold around V (S,), however far apart; None where none can be proven.
+
+    At γ = 1, without `times`, none where a proof takes more than about a second.
+    """
     Q, TV = backup(mdp, V)
     if mdp.gamma == 1.0:
         residual = float(np.abs(TV - V).max(initial=0.0)) + 4 * rounding(mdp, V)
-        proof = inductive_bounds(mdp, V, Q, residual, np.inf, times or partial(longest_times, mdp))
+        if times is None and mdp.n_states > _PROMPT:
+            return None
+        grace = Goal(np.inf, _GRACE)
+        times = times or partial(longest_times, mdp, check_time=grace.check_time)
+        try:
+            proof = inductive_bounds(mdp, V, Q, residual, np.inf, times, lossy=lossy)
+        except OutOfTimeError:
+            if grace.seconds < _GRACE:
+                raise
+            return None
         return proof if isinstance(proof, Bounds) else None
     closed = not (mdp.ends.any() or mdp.terminal.any())
     down, up = macqueen_shifts(mdp, V, TV, closed)
@@ -246,6 +281,9 @@ class Unproven:
 # w of `longest_times` for the tied pairs (L,) bool of a model.
 LongestTimes = Callable[[BoolArray], "FloatArray | Unproven"]
 
+# w of `inductive_bounds` for V (S,) and ε, where any action may be taken at its loss; or None.
+LossyTimes = Callable[[FloatArray, float], "FloatArray | None"]
+
 
 def macqueen_shifts(mdp: MDP, V: FloatArray, TV: FloatArray, closed: bool) -> tuple[float, float]:
     """(down, up): TV + down ≤ V* ≤ TV + up at every non-terminal state, for γ < 1."""
@@ -281,6 +319,7 @@ def inductive_bounds(
     tol: float,
     times: LongestTimes,
     longest: float = 0.0,
+    lossy: LossyTimes | None = None,
 ) -> Bounds | Unproven:
     """V ∓ εw where that is proven and no wider than tol. `residual` bounds |TV − V|, rounding too.
 
@@ -289,27 +328,47 @@ def inductive_bounds(
     is for rounding, four times which `residual` has to include), and a gap that is raised until it
     exceeds ε max w; `longest`, a guess at max w, may save raising it.
 
+    lossy, if there is one, needs no gap: any action may be taken, but a step of it counts for
+    1 − (V − Q)/ε and not for 1. That is what r + ε would add to V, in units of ε: the least w that
+    the upper check allows. An action that is worse than the best by 10⁻¹⁰ then lengthens w only
+    where it pays, and not all those count that lie within a gap that is as wide as all of them.
+    That the policy of the lower check ends follows from both: T_π(V + εw) < V + εw and
+    T_π(V − εw) ≥ V − εw give P_π w < w.
+
     Q: (L,) of V; where it is empty, compiled kernels make both checks, in less memory.
     """
     if not mdp.live.size:
         return Bounds(V, V, V)
     residual = max(residual, 1e-150)  # the checks are strict, so that 0 would not do
     step, gap = 2.25 * residual, 16.0 * residual * max(1.0, longest / 5)
+    lost = None if lossy is None else lossy(V, step)
+    if lost is not None:
+        every = np.ones(mdp.n_pairs, dtype=np.bool_)
+        proof = _around(mdp, V, step * lost, tol, every, compiled=not Q.size)
+        if isinstance(proof, Bounds) or step * float(lost.max()) > tol:
+            return proof
     while True:
         tied = _within(mdp, V, Q, gap)
         w = times(tied)
         if not isinstance(w, np.ndarray):
             return w
         width = step * float(w.max())
-        if not width <= 0.999 * tol:
-            return Unproven(width, np.empty(0, dtype=np.int64))
-        if 1.25 * width <= gap:
-            break
+        if not width <= 0.999 * tol or 1.25 * width <= gap:
+            return _around(mdp, V, step * w, tol, tied, compiled=not Q.size)
         gap = 2.0 * width
-    lower, upper = V - step * w, V + step * w
-    if _enclosed(mdp, lower, upper, tied, compiled=not Q.size):
+
+
+def _around(
+    mdp: MDP, V: FloatArray, width: FloatArray, tol: float, tied: BoolArray, compiled: bool
+) -> Bounds | Unproven:
+    """V ∓ width (S,) where that is proven and no wider than tol."""
+    widest, nowhere = float(width.max()), np.empty(0, dtype=np.int64)
+    if not widest <= 0.999 * tol:
+        return Unproven(widest, nowhere)
+    lower, upper = V - width, V + width
+    if _enclosed(mdp, lower, upper, tied, compiled):
         return Bounds(V, lower, upper)
-    return Unproven(max(4.0 * width, 2.0 * tol), np.empty(0, dtype=np.int64))
+    return Unproven(max(4.0 * widest, 2.0 * tol), nowhere)
 
 
 def _enclosed(
@@ -341,12 +400,16 @@ def _within(mdp: MDP, V: FloatArray, Q: FloatArray, gap: float) -> BoolArray:
     return np.asarray(difference <= gap)
 
 
-def longest_times(mdp: MDP, tied: BoolArray) -> FloatArray | Unproven:
+def longest_times(
+    mdp: MDP, tied: BoolArray, check_time: Callable[[], None] | None = None
+) -> FloatArray | Unproven:
     """w (S,) > 0 with w ≥ 1/2 + P_a w for every tied pair; 0 at terminals.
 
     Policy iteration for the longest expected time to the end, with only the tied actions; it need
     not be run to its end. Where they could be followed for ever there is no such w; where they can
     be followed for so long that policies come back, by rounding, none is found.
+
+    check_time: called now and then; what it raises ends the search.
     """
     labels, _ = end_components(mdp, tied)
     if np.any(labels >= 0):
@@ -355,6 +418,8 @@ def longest_times(mdp: MDP, tied: BoolArray) -> FloatArray | Unproven:
     choice = greedy(mdp, np.where(tied, 0.0, -np.inf), 0.0)
     seen: set[int] = set()
     while hash(choice.tobytes()) not in seen:
+        if check_time is not None:
+            check_time()
         seen.add(hash(choice.tobytes()))
         w = solve_chain(policy_matrix(mdp, choice), 1.0, ones)
         times = np.where(tied, 1.0 + mdp.P @ w, -np.inf)

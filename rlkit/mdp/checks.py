@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from rlkit.errors import ModelError
 
 if TYPE_CHECKING:
-    from rlkit.mdp.model import FloatArray, IntArray
+    from rlkit.mdp.model import BoolArray, FloatArray, IntArray
 
 # Rows whose sum differs from 1 by no more than this are meant to sum to 1, and are scaled to it;
 # those in single precision, by no more than 8 of its eps.
@@ -111,15 +111,21 @@ def check_numbers(
     refuse(np.flatnonzero(falls), lambda _: "action labels must increase within a state")
 
 
-def normalise(P: csr_array, near_one: float) -> None:
-    """Sum duplicates, drop zeros, and scale rows that are meant to sum to 1; in place."""
+def normalise(P: csr_array, near_one: float) -> BoolArray:
+    """Sum duplicates, drop zeros, and scale rows that are meant to sum to 1; in place.
+
+    Indices get 32 bits where these suffice. Returns (L,) bool: the rows that sum to less than 1.
+    """
     P.sum_duplicates()
+    if P.indices.dtype == np.int64 and max(P.nnz, *P.shape) <= np.iinfo(np.int32).max:
+        P.indices, P.indptr = P.indices.astype(np.int32), P.indptr.astype(np.int32)
     if np.any(P.data == 0.0):
         P.eliminate_zeros()
     sums = row_sums(P)
     near = (sums != 1.0) & (np.abs(sums - 1.0) <= near_one)
     if near.any():
         P.data /= np.repeat(np.where(near, sums, 1.0), np.diff(P.indptr))
+    return np.asarray(sums < 1.0 - near_one)
 
 
 def row_sums(P: csr_array) -> FloatArray:

@@ -14,12 +14,18 @@ from rlkit.mdp.model import MDP, FloatArray
 UintArray = NDArray[np.uint32]
 
 MOST_ENTRIES = 2**32 - 1  # what 32-bit indices can number
+NO_PAIR = MOST_ENTRIES  # of a policy in a terminal state
 _LARGE = 200_000  # transitions; with fewer, NumPy is done before the kernels are loaded
 
 
 def worth_compiling(mdp: MDP) -> bool:
     """Whether single sweeps over the model pay for loading compiled kernels (about a second)."""
     return bool(_LARGE <= mdp.P.nnz <= MOST_ENTRIES)
+
+
+def compiled_by_now(mdp: MDP) -> bool:
+    """Whether there is nothing to load: compiled kernels have had to do with the model already."""
+    return worth_compiling(mdp) or mdp in _made
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,20 @@ from numpy.typing import NDArray
 
 from rlkit import registry
 from rlkit.mdp.bellman import greedy, rounding, state_max
-from rlkit.mdp.bounds import Bounds, Certifier, LongestTimes, Unproven, longest_times, shortfall
+from rlkit.mdp.bounds import (
+    Bounds,
+    Certifier,
+    LongestTimes,
+    LossyTimes,
+    Unproven,
+    longest_times,
+    shortfall,
+)
 from rlkit.mdp.compact import Compact, UintArray
-from rlkit.mdp.flow import arrange, flow_order, sought_ends
+from rlkit.mdp.flow import arrange, upwind_order
 from rlkit.mdp.goal import Goal
-from rlkit.mdp.iterate import Iterate, StalledError
+from rlkit.mdp.iterate import Iterate, StalledError, evaluate
+from rlkit.mdp.iterate import settle as iterated
 from rlkit.mdp.model import MDP, BoolArray, FloatArray
 from rlkit.mdp.parallel import Sweeps
 from rlkit.mdp.solver import Solver
@@ -21,6 +30,8 @@ from rlkit.mdp.solver import Solver
 FEW = 50_000  # states up to which a policy's equations may be factorised
 _MOST_CALLS = 20  # before the times to the end are taken to be too long to be found
 _STEPS = 3.0  # a guess at how many it takes to get past a level
+_SHARPER = 1e3  # than the error asks for, so that w is found sooner
+_MOST_LOST = 1e6  # steps that w may be raised by an action that is not the best
 _MOST_MIXING_SWEEPS = 40  # more predicted: policy iteration
 
 Settle = Callable[[Iterate, float], float]
@@ -45,7 +56,7 @@ def certified(
     if isinstance(begin, Bounds):
         return begin
     if arranged is None:
-        arranged = flow_order(mdp, compact, sought_ends(mdp))
+        arranged = upwind_order(mdp, compact)
     order, levels = arranged
 
     def original(x: FloatArray) -> FloatArray:
@@ -53,6 +64,30 @@ def certified(
         y = np.zeros(mdp.n_states)
         y[order] = x
         return y
+
+    def lossy(V: FloatArray, step: float) -> FloatArray | None:
+        """By policy iteration, from the policy that is greedy for V."""
+        if iterate.slid:  # then w comes by the same window, in one go
+            return None
+        Q, policy = np.empty(mdp.n_pairs), np.empty(mdp.n_states, dtype=np.uint32)
+        sweep(V, TV, Q, policy)
+        chosen = np.zeros(mdp.n_pairs, dtype=np.bool_)
+        chosen[policy[mdp.live]] = True
+        Q -= V[mdp.pair_state]
+        Q /= step
+        Q += 1.0
+        walk = Iterate(arrange(mdp, compact, order, levels, Q, chosen), goal)
+        iterate.flow = arrange(mdp, compact, order, levels, Q, Q > -_MOST_LOST, into=whole)
+        clock = Iterate(iterate.flow, goal)
+        try:
+            if walk.flow.r.size == clock.V.size:  # none stays where it is for ever
+                evaluate(walk, 0.1)
+                clock.V, clock.begun = walk.V, True
+            if iterated(clock, 0.3) <= 0.3:
+                return original(clock.V)
+        except StalledError:
+            pass
+        return None
 
     def times(tied: BoolArray) -> FloatArray | Unproven:
         iterate.flow = arrange(mdp, compact, order, levels, np.empty(0), tied, into=whole)
@@ -65,9 +100,9 @@ def certified(
             pass
         if mdp.n_states > FEW:
             return Unproven(np.inf, np.empty(0, dtype=np.int64))
-        return longest_times(mdp, tied)
+        return longest_times(mdp, tied, goal.check_time)
 
-    certify = Certifier(mdp, goal, times=times, longest=_STEPS * levels.size)
+    certify = Certifier(mdp, goal, times=times, longest=_STEPS * levels.size, lossy=lossy)
     whole = arrange(mdp, compact, order, levels, mdp.r)
     iterate = Iterate(whole, goal)
     if begin is not None:
@@ -86,6 +121,8 @@ def certified(
         goal.latest = values
         try:
             change = settle(iterate, target)
+            if mdp.gamma == 1.0 and not iterate.slid:
+                change = settle(iterate, target / _SHARPER)
         except StalledError:
             change = np.inf
         V = values()
@@ -97,18 +134,20 @@ def certified(
         if iterate.flow is not whole:  # the proof took its memory
             whole = iterate.flow = arrange(mdp, compact, order, levels, mdp.r, into=whole)
         if change == np.inf:
-            return _last_resort(mdp, goal, V, times)
+            return _last_resort(mdp, goal, V, times, lossy)
         if change <= max(target, 2 * iterate.slack):
             if target <= rounding(mdp, V):
                 return certify.final(V, Q, TV)
             target = min(target, certify.gate) / 4
 
 
-def _last_resort(mdp: MDP, goal: Goal, V: FloatArray, times: LongestTimes) -> Bounds:
+def _last_resort(
+    mdp: MDP, goal: Goal, V: FloatArray, times: LongestTimes, lossy: LossyTimes
+) -> Bounds:
     """Howard's policy iteration, unless there are too many states for its linear systems."""
     if mdp.n_states > FEW:
         words = f"values no longer get closer to the optimum before tol={goal.tol:g} is reached"
-        raise shortfall(mdp, V, words, times)
+        raise shortfall(mdp, V, words, times, lossy)
     solver: Solver = registry.load(registry.SOLVERS["policy-iteration"].target)
     return solver.algorithm(mdp, goal)
 
@@ -135,9 +174,12 @@ def _mix(mdp: MDP, compact: Compact, goal: Goal) -> Bounds | FloatArray | None:
         if number:
             low, high = sweep(V, TV, Q, policy)
         goal.sweeps += 1
-        bounds = certify(V, Q, TV)
-        if bounds is not None:
-            return bounds
+        if high - low <= wanted:  # proving bounds takes about as long as a sweep
+            bounds = certify(V, Q, TV)
+            if bounds is not None:
+                return bounds
+        else:
+            goal.note(V)
         V, TV = TV, V
         ratio, before = (high - low) / before, high - low
         if number > 3 and not wanted > before * ratio**_MOST_MIXING_SWEEPS:

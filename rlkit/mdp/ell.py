@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rlkit.compiled import compiled
-from rlkit.mdp.compact import Compact, UintArray
+from rlkit.mdp.compact import NO_PAIR, Compact, UintArray
 from rlkit.mdp.kernels import MODEL, F, U, kernel
 from rlkit.mdp.model import FloatArray
 from rlkit.mdp.prefetch import prefetch
@@ -40,9 +40,9 @@ _SIGNATURE = (
 def sweep_for(successors: int) -> Sweep:
     """The sweep over rows of so many successors, or of any number for 0; releases the GIL.
 
-    See `rlkit.mdp.kernels` for a model's arrays and `jacobi` there for V, Q, TV, policy and what is
-    returned. More arguments: the states first..last that are swept; whether rows have many
-    successors; how many entries ahead to ask for, or 0.
+    See `rlkit.mdp.kernels` for a model's arrays, and `rlkit.mdp.parallel.Sweeps` for V, Q, TV,
+    policy and what is returned. More arguments: the states first..last that are swept; whether rows
+    have many successors; how many entries ahead to ask for, or 0.
     """
     K = np.uint64(successors)
     one, two, three, four = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
@@ -158,25 +158,52 @@ def fixed_rows(compact: Compact) -> tuple[int, Compact] | None:
     return K, Compact(compact.off, ptr, idx.ravel(), p.ravel(), compact.r)
 
 
-@kernel(f"void({U}, {U}, {F}, {U}, {U}, uint32[::1], float64[::1])")
+@kernel(f"UniTuple(int64, 2)({U}, {U}, uint32[::1], uint32[::1])")
+def measure(
+    ptr: UintArray, policy: UintArray, new_off: UintArray, new_ptr: UintArray
+) -> tuple[int, int]:
+    """Where pairs and successors begin in a model of the policy's pairs alone; how many there are.
+
+    policy: (n,); NO_PAIR where a state has none. new_off, new_ptr: (n + 1,), of which the latter
+    may stay unused at its end.
+    """
+    pairs, entries = 0, 0
+    new_off[0] = new_ptr[0] = 0
+    for s in range(policy.size):
+        pair = policy[s]
+        if pair != NO_PAIR:
+            entries += ptr[pair + np.uint32(1)] - ptr[pair]
+            pairs += 1
+            new_ptr[pairs] = entries
+        new_off[s + 1] = pairs
+    return pairs, entries
+
+
+@kernel(f"void({U}, {U}, {F}, {F}, {U}, uint32[::1], float64[::1], float64[::1])")
 def gather(
     ptr: UintArray,
     idx: UintArray,
     p: FloatArray,
-    pairs: UintArray,
-    new_ptr: UintArray,
+    r: FloatArray,
+    policy: UintArray,
     new_idx: UintArray,
     new_p: FloatArray,
+    new_r: FloatArray,
 ) -> None:
-    """The rows of the pairs, one after the other; new_ptr says where each begins."""
-    for row in range(pairs.size):
-        if row + _ROWS_AHEAD < pairs.size:
-            pair = pairs[row + _ROWS_AHEAD]
+    """The rows of the policy's pairs, one after the other; see `measure`."""
+    row, place = 0, 0
+    for s in range(policy.size):
+        if s + _ROWS_AHEAD < policy.size and policy[s + _ROWS_AHEAD] != NO_PAIR:
+            pair = policy[s + _ROWS_AHEAD]
             for k in range(ptr[pair], ptr[pair + np.uint32(1)], 8):
                 prefetch(p, k)
                 prefetch(idx, k)
-        k = ptr[pairs[row]]
-        for place in range(new_ptr[row], new_ptr[row + 1]):
+        pair = policy[s]
+        if pair == NO_PAIR:
+            continue
+        new_r[row] = r[pair]
+        row += 1
+        for k in range(ptr[pair], ptr[pair + np.uint32(1)]):
             new_idx[place] = idx[k]
             new_p[place] = p[k]
-            k += np.uint32(1)
+            place += 1

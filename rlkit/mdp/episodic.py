@@ -118,6 +118,8 @@ def _refuse_gainful_loops(merged: Merged) -> None:
     """Refuse end components in which some policy earns 0 or more a step on average."""
     mdp = merged.mdp
     gains = np.flatnonzero((mdp.r > 0) & ~mdp.ends)
+    if not gains.size:
+        return
     rows = mdp.P[gains]
     if np.all(np.add.reduceat(mdp.terminal[rows.indices], rows.indptr[:-1])):
         return  # each may end at once, so that none is inside an end component

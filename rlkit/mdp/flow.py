@@ -9,6 +9,7 @@ V = r + γ p V + ..., with p the probability to stay, is V = (r + ...) / (1 − 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,38 +66,66 @@ class Flow:
         )
 
 
-def flow_order(
-    mdp: MDP, compact: Compact, ending: BoolArray | None = None
+def flow_order(mdp: MDP, compact: Compact) -> tuple[UintArray, NDArray[np.int64]]:
+    """The order and the levels of `Flow`, from all states where the episode may end."""
+    predecessors = _predecessors(compact)
+    rewards, _ = ending_rewards(mdp, compact, predecessors)
+    return _ordered(mdp, predecessors, [rewards > -np.inf])
+
+
+def upwind_order(mdp: MDP, compact: Compact) -> tuple[UintArray, NDArray[np.int64]]:
+    """The order and the levels of `Flow`, from the ends that episodes are drawn to; made once.
+
+    Those are the ends that pay more than any step that does not end: goals, but not the pits beside
+    the way. From where none of them can be reached, it is those that pay more than going on for
+    ever could: at γ = 1 all of them. Such states come before the others, since they lead to one
+    another only. Where no end pays more than any step, the order is that of `flow_order`.
+    """
+    if mdp not in _ordered_once:
+        predecessors = _predecessors(compact)
+        rewards, step = ending_rewards(mdp, compact, predecessors)
+        sought = rewards > step
+        starts = [rewards > -np.inf]
+        if sought.any():
+            for_ever = step / (1.0 - mdp.gamma) if mdp.gamma < 1.0 else -np.inf
+            starts = [sought, rewards > for_ever]
+        _ordered_once[mdp] = _ordered(mdp, predecessors, starts)
+    return _ordered_once[mdp]
+
+
+_ordered_once: WeakKeyDictionary[MDP, tuple[UintArray, NDArray[np.int64]]] = WeakKeyDictionary()
+
+
+def _ordered(
+    mdp: MDP, predecessors: tuple[UintArray, UintArray], starts: list[BoolArray]
 ) -> tuple[UintArray, NDArray[np.int64]]:
-    """The order and the levels of `Flow`, from the states of the `ending` (L,) pairs.
-
-    ending: by default all pairs that may end the episode.
-    """
-    first, before = _predecessors(compact)
+    """Searches from one set of starts (S,) after the other, each among what is left by then; what
+    they find comes in reverse, and what none finds comes first."""
     order = np.empty(mdp.live.size, dtype=np.uint32)
-    levels = np.empty(mdp.n_states + 2, dtype=np.int64)
-    starts = np.zeros(mdp.n_states, dtype=np.bool_)
-    starts[mdp.pair_state[ending_pairs(mdp) if ending is None else ending]] = True
-    found = _search(compact.off, first, before, starts, order, levels)
-    levels = levels[:found].copy()
-    endless = order.size - int(levels[-1])
-    return (np.roll(order, endless), levels + endless) if endless else (order, levels)
+    reached = mdp.terminal.copy()
+    searches, placed = [], 0
+    for start in starts:
+        levels = np.empty(mdp.n_states + 2, dtype=np.int64)
+        found = _search(*predecessors, start, reached, order[placed:], levels)
+        searches.append((order[placed : placed + int(levels[found - 1])], levels[:found].copy()))
+        placed += int(levels[found - 1])
+    if placed == order.size and placed == searches[0][0].size:
+        return order, searches[0][1]
+    parts, cuts = [np.flatnonzero(~reached).astype(np.uint32)], [np.array([order.size - placed])]
+    for part, levels in reversed(searches):
+        cuts.append(levels[1:] + sum(part.size for part in parts))
+        parts.append(part)
+    return np.concatenate(parts), np.concatenate(cuts)
 
 
-def ending_pairs(mdp: MDP) -> BoolArray:
-    """(L,) bool: the pairs that may end the episode, by missing mass or in a terminal state."""
-    return np.asarray(mdp.ends | (mdp.P @ mdp.terminal > 0), dtype=np.bool_)
-
-
-def sought_ends(mdp: MDP) -> BoolArray:
-    """(L,) bool: the pairs that may end the episode for a higher reward than any that may not.
-
-    All that may end it, if there are none. Elsewhere episodes are drawn to these, not to pits.
-    """
-    ending = ending_pairs(mdp)
-    others = mdp.r.max(where=~ending, initial=-np.inf)
-    sought = ending & (mdp.r > others)
-    return sought if sought.any() else ending
+def ending_rewards(
+    mdp: MDP, compact: Compact, predecessors: tuple[UintArray, UintArray]
+) -> tuple[FloatArray, float]:
+    """(S,) the largest reward of each state's pairs that may end the episode, by missing mass or in
+    a terminal state, -inf where it has none; and the largest of all pairs that may not."""
+    rewards = np.empty(mdp.n_states)
+    step = _ending_rewards(*compact.arrays[:3], mdp.r, mdp.ends, *predecessors, rewards)
+    return rewards, step
 
 
 def arrange(
@@ -181,23 +210,55 @@ def _list_predecessors(
                 first[successor + np.uint32(1)] += np.uint32(1)
 
 
-@kernel(f"int64({U}, {U}, {U}, {B}, uint32[::1], int64[::1])")
-def _search(
+@kernel(f"float64({U}, {U}, {U}, {F}, {B}, {U}, {U}, float64[::1])")
+def _ending_rewards(
     off: UintArray,
+    ptr: UintArray,
+    idx: UintArray,
+    r: FloatArray,
+    ends: BoolArray,
+    first: UintArray,
+    before: UintArray,
+    rewards: FloatArray,
+) -> float:
+    """`ending_rewards`, which looks at successors only beside terminal states."""
+    n = off.size - 1
+    beside = np.zeros(n, dtype=np.bool_)
+    for s in range(n):
+        if off[s] == off[s + 1]:
+            for k in range(first[s], first[s + 1]):
+                beside[before[k]] = True
+    step = -np.inf
+    for s in range(n):
+        best = -np.inf
+        for pair in range(off[s], off[s + 1]):
+            end = ends[pair]
+            if beside[s] and not end:
+                for k in range(ptr[pair], ptr[pair + 1]):
+                    end = end or off[idx[k]] == off[idx[k] + np.uint32(1)]
+            if end:
+                best = max(best, r[pair])
+            else:
+                step = max(step, r[pair])
+        rewards[s] = best
+    return step
+
+
+@kernel(f"int64({U}, {U}, {B}, boolean[::1], uint32[::1], int64[::1])")
+def _search(
     first: UintArray,
     before: UintArray,
     starts: BoolArray,
+    reached: BoolArray,
     order: UintArray,
     levels: NDArray[np.int64],
 ) -> int:
-    """Number states by their distance from the end, and last those from which there is no way to
-    it; returns how many entries `levels` has."""
-    n = off.size - 1
-    reached = np.zeros(n, dtype=np.bool_)
+    """Number states that are not reached yet by their distance from the starts among them; returns
+    how many entries `levels` has."""
     tail = 0
-    for s in range(n):
-        reached[s] = starts[s] or off[s] == off[s + 1]
-        if starts[s]:
+    for s in range(starts.size):
+        if starts[s] and not reached[s]:
+            reached[s] = True
             order[tail] = s
             tail += 1
     levels[0] = 0
@@ -214,10 +275,6 @@ def _search(
                     order[tail] = state
                     tail += 1
         head = levels[found - 1]
-    for s in range(n):
-        if not reached[s]:
-            order[tail] = s
-            tail += 1
     return found
 
 

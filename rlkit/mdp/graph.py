@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components, dijkstra
 
 from rlkit.mdp.bellman import greedy
-from rlkit.mdp.compact import Compact, worth_compiling
+from rlkit.mdp.compact import Compact, compiled_by_now
 from rlkit.mdp.model import MDP, BoolArray, FloatArray, IntArray
 
 
@@ -34,11 +36,13 @@ def can_end(P: csr_array, owner: IntArray, ends: BoolArray, terminal: BoolArray)
 
 def unending_states(mdp: MDP) -> IntArray:
     """States from which no policy can reach an end."""
-    if not worth_compiling(mdp):
+    if not compiled_by_now(mdp):
         return np.flatnonzero(~can_end(mdp.P, mdp.pair_state, mdp.ends, mdp.terminal))
-    from rlkit.mdp.flow import flow_order
+    from rlkit.mdp.flow import flow_order, upwind_order
 
-    order, levels = flow_order(mdp, Compact.of(mdp))
+    # At γ = 1 that is the order that solvers take afterwards.
+    order_of = upwind_order if mdp.gamma == 1.0 else flow_order
+    order, levels = order_of(mdp, Compact.of(mdp))
     return np.sort(order[: levels[0]]).astype(np.int64)
 
 
@@ -98,34 +102,51 @@ def end_components(mdp: MDP, allowed: BoolArray) -> tuple[IntArray, BoolArray]:
     kept = allowed & ~mdp.ends
     if not kept.any():
         return np.full(S, -1, dtype=np.int64), kept
-    entering = mdp.P.tocsc()
     count = np.bincount(owner[kept], minlength=S)
     dead = np.flatnonzero(count == 0)
-
-    def drop(pairs: IntArray) -> IntArray:
-        kept[pairs] = False
-        np.subtract.at(count, owner[pairs], 1)
-        states = np.unique(owner[pairs])
-        return np.asarray(states[count[states] == 0])
-
+    trim = _trimmer(mdp)
     while True:
-        while dead.size:  # a pair that may lead to a state without pairs leaves the component
-            lost = np.unique(entering[:, dead].indices)
-            dead = drop(lost[kept[lost]])
+        trim(dead, kept, count)
         pairs = np.flatnonzero(kept)
+        if not pairs.size:
+            break
         P = mdp.P[pairs]
         tails = np.repeat(owner[pairs], np.diff(P.indptr))
         steps = csr_array((np.ones(tails.size), (tails, P.indices)), shape=(S, S))
         _, component = connected_components(steps, directed=True, connection="strong")
-        leaving = np.repeat(pairs, np.diff(P.indptr))[component[tails] != component[P.indices]]
-        lost = np.unique(leaving)
-        if not lost.size:
+        leaves = np.logical_or.reduceat(component[tails] != component[P.indices], P.indptr[:-1])
+        if not leaves.any():
             break
-        dead = drop(lost)
+        dead = _leave_out(pairs[leaves], owner, kept, count)
     labels = np.full(S, -1, dtype=np.int64)
     inside = count > 0
-    labels[inside] = np.unique(component[inside], return_inverse=True)[1]
+    if inside.any():
+        labels[inside] = np.unique(component[inside], return_inverse=True)[1]
     return labels, kept
+
+
+def _leave_out(pairs: IntArray, owner: IntArray, kept: BoolArray, count: IntArray) -> IntArray:
+    """Take these pairs from kept (L,) and from count (S,); the states that lose their last."""
+    kept[pairs] = False
+    np.subtract.at(count, owner[pairs], 1)
+    states = np.unique(owner[pairs])
+    return np.asarray(states[count[states] == 0])
+
+
+def _trimmer(mdp: MDP) -> Callable[[IntArray, BoolArray, IntArray], None]:
+    """Leaves out the pairs that may lead to states without pairs, which leave any end component."""
+    if compiled_by_now(mdp):
+        from rlkit.mdp.trim import Trimmer
+
+        return Trimmer(mdp)
+    entering, owner = mdp.P.tocsc(), mdp.pair_state
+
+    def trim(dead: IntArray, kept: BoolArray, count: IntArray) -> None:
+        while dead.size:
+            lost = np.unique(entering[:, dead].indices)
+            dead = _leave_out(lost[kept[lost]], owner, kept, count)
+
+    return trim
 
 
 def states(numbers: IntArray) -> str:

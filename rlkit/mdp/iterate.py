@@ -11,7 +11,6 @@ import math
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.sparse.linalg import LinearOperator, bicgstab
 
 from rlkit.errors import RunError
 from rlkit.mdp import kernels
@@ -19,6 +18,7 @@ from rlkit.mdp.bellman import largest
 from rlkit.mdp.compact import UintArray
 from rlkit.mdp.flow import Flow
 from rlkit.mdp.goal import Goal
+from rlkit.mdp.krylov import bicgstab
 from rlkit.mdp.linear import solve_chain
 from rlkit.mdp.model import FloatArray
 
@@ -42,13 +42,14 @@ class StalledError(Exception):
 class Iterate:
     """V (n,) and policy (n,) of a model in flow order.
 
-    policy[s] is the number of a pair of `flow`.
+    policy[s] is the number of a pair of `flow`. begun: whether V holds anything. slid: whether a
+    window has gone over all states.
     """
 
     def __init__(self, flow: Flow, goal: Goal) -> None:
         self.flow, self.goal = flow, goal
         self.V: FloatArray = np.zeros(flow.n_states)
-        self.begun = False
+        self.begun = self.slid = False
         self.policy: UintArray = flow.off[:-1].copy()
         self.size = largest(flow.r)
         self.width = _widest(flow.ptr)
@@ -170,29 +171,21 @@ def _solve(iterate: Iterate, target: float) -> None:
     idx, p = np.empty(entries, dtype=np.uint32), np.empty(entries)
     kernels.chain(flow.ptr, flow.idx, flow.p, flow.r, iterate.policy, ptr, idx, p, r)
 
-    def residual_operator(x: FloatArray) -> FloatArray:
-        y = np.empty(n)
-        kernels.apply(ptr, idx, p, np.ascontiguousarray(x), y)
-        return y
-
-    def preconditioner(b: FloatArray) -> FloatArray:
-        x = np.empty(n)
-        kernels.smooth(ptr, idx, p, np.ascontiguousarray(b), x)
-        return x
-
-    def tick(_: FloatArray) -> None:
-        iterate.goal.sweeps += 4
+    def tick(steps: int) -> None:
+        iterate.goal.sweeps += 4 * steps
         iterate.goal.check_time()
 
-    A = LinearOperator((n, n), matvec=residual_operator, dtype=np.float64)
-    M = LinearOperator((n, n), matvec=preconditioner, dtype=np.float64)
-    with np.errstate(all="ignore"):
-        V, failed = bicgstab(
-            A, r, iterate.V, rtol=0.0, atol=target, maxiter=_MOST_STEPS, M=M, callback=tick
-        )
+    def residual(x: FloatArray) -> float:
+        y = np.empty(n)
+        kernels.apply(ptr, idx, p, x, y)
+        y -= r
+        return largest(y)
+
+    V = iterate.V.copy()
+    solved = bicgstab(ptr, idx, p, r, V, target, _MOST_STEPS, tick)
     # A policy that never ends has no values at γ = 1: what comes out then solves nothing.
     enough = max(100 * target, 1e-6 * iterate.size)
-    if failed or not largest(r - residual_operator(V)) <= enough:
+    if not solved or not residual(V) <= enough:
         if n > _FACTORISED:
             raise StalledError
         P = csr_array((p, idx.astype(np.int32), ptr.astype(np.int32)), shape=(n, n))
@@ -200,6 +193,6 @@ def _solve(iterate: Iterate, target: float) -> None:
             V = solve_chain(P, 1.0, r)  # γ is in P already
         except RunError as error:
             raise StalledError from error
-        if not largest(r - residual_operator(V)) <= enough:
+        if not residual(V) <= enough:
             raise StalledError
     iterate.V[:] = V

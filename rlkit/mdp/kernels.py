@@ -16,8 +16,8 @@ module, so that nothing which can do without it may import it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from typing import Generic, ParamSpec, TypeVar, cast
+from functools import cached_property
+from typing import Generic, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -34,8 +34,6 @@ F = "Array(float64, 1, 'C', readonly=True)"
 B = "Array(boolean, 1, 'C', readonly=True)"
 MODEL = f"{U}, {U}, {U}, {F}, {F}"  # off, ptr, idx, p, r
 
-_load = cache(compiled)
-
 
 class Kernel(Generic[Args, Result]):
     """A plain function that numba compiles when it is first called."""
@@ -45,11 +43,15 @@ class Kernel(Generic[Args, Result]):
         self.__doc__ = function.__doc__
 
     def __call__(self, *args: Args.args, **named: Args.kwargs) -> Result:
-        return self.load()(*args, **named)
+        return self._fast(*args, **named)
 
     def load(self) -> Callable[Args, Result]:
         """The compiled function, which other kernels may call."""
-        return cast("Callable[Args, Result]", _load(self.function, self.signature))
+        return self._fast
+
+    @cached_property
+    def _fast(self) -> Callable[Args, Result]:
+        return compiled(self.function, self.signature)
 
 
 def kernel(
@@ -74,44 +76,6 @@ def _expectation(idx: UintArray, p: FloatArray, V: FloatArray, a: int, b: int) -
 expectation = _expectation.load()  # Σ_k p_k V(idx_k), k from a to b
 
 
-@kernel(f"UniTuple(float64, 2)({MODEL}, float64, {F}, float64[::1], float64[::1], uint32[::1])")
-def jacobi(
-    off: UintArray,
-    ptr: UintArray,
-    idx: UintArray,
-    p: FloatArray,
-    r: FloatArray,
-    gamma: float,
-    V: FloatArray,
-    Q: FloatArray,
-    TV: FloatArray,
-    policy: UintArray,
-) -> tuple[float, float]:
-    """TV (S,) of V, the maximum of Q = r + γ Σ p V; returns the min and the max of TV − V.
-
-    Q (L,) and policy (S,), the pairs that attain the maximum, are filled where they are not empty.
-    A state without pairs gets 0, and has no part in the min and the max.
-    """
-    low, high = np.inf, -np.inf
-    keep, choose = Q.size > 0, policy.size > 0
-    for s in range(off.size - 1):
-        if off[s] == off[s + 1]:
-            TV[s] = 0.0
-            continue
-        best, arg = -np.inf, off[s]
-        for pair in range(off[s], off[s + 1]):
-            q = r[pair] + gamma * expectation(idx, p, V, ptr[pair], ptr[pair + 1])
-            if keep:
-                Q[pair] = q
-            if q > best:
-                best, arg = q, np.uint32(pair)
-        TV[s] = best
-        if choose:
-            policy[s] = arg
-        low, high = min(low, best - V[s]), max(high, best - V[s])
-    return low, high
-
-
 @kernel(f"void({U}, {U}, {F}, {F}, float64, {U}, {F}, float64[::1])")
 def follow(
     ptr: UintArray,
@@ -127,9 +91,6 @@ def follow(
     for s in range(policy.size):
         pair = policy[s]
         TV[s] = r[pair] + gamma * expectation(idx, p, V, ptr[pair], ptr[pair + 1])
-
-
-NO_POLICY: UintArray = np.empty(0, dtype=np.uint32)  # to be left as it is by `jacobi`
 
 
 @kernel(f"void({U}, {F}, {B}, float64[::1])")

@@ -84,7 +84,7 @@ class MDP:
         check_shapes(P, r, offsets, actions)
         check_numbers(P, r, offsets, actions, near_one)
         start = None if self.start is None else distribution(self.start, offsets.size - 1)
-        normalise(P, near_one)
+        self.__dict__["ends"] = _frozen(normalise(P, near_one))  # rather than sum the rows again
         fields = {"P": P, "offsets": offsets, "r": r, "actions": actions}
         for name, value in {**fields, "gamma": gamma, "start": start}.items():
             object.__setattr__(self, name, value)

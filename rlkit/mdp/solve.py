@@ -8,6 +8,7 @@ from rlkit import registry
 from rlkit.errors import UsageError
 from rlkit.mdp.compact import MOST_ENTRIES
 from rlkit.mdp.goal import Watch
+from rlkit.mdp.linear import quickly_solved
 from rlkit.mdp.model import MDP
 from rlkit.mdp.solution import Solution
 
@@ -71,6 +72,8 @@ def pick_method(mdp: MDP) -> tuple[str, str]:
         return "policy-iteration", f"{size} are few: direct solves take milliseconds"
     if mdp.P.nnz > MOST_ENTRIES:
         return "modified-policy-iteration", f"{size} are too many for indices of 32 bits"
+    if quickly_solved(mdp):
+        return "policy-iteration", f"{size}: to solve for a policy takes less than a sweep"
     if _comes_apart(mdp):
         return "topological", f"{size}, where most states never come back"
     if not (mdp.terminal.any() or mdp.ends.any()):

@@ -138,7 +138,7 @@ def _undiscounted(
 
 
 def _greedy(mdp: MDP, bounds: Bounds) -> tuple[FloatArray, IntArray]:
-    Q, _ = backup(mdp, bounds.values)
+    Q = backup(mdp, bounds.values)[0] if bounds.q is None else bounds.q
     return Q, greedy(mdp, Q, 4.0 * rounding(mdp, bounds.values))
 
 

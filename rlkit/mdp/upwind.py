@@ -35,6 +35,7 @@ _MOST_AGAINST = 0.45  # u above this: the window would have to be too wide
 _LEAST_STATES = 50  # in a tile: fewer cost more in calls than they save
 _LEVELS = (5, 90)  # of the search, least and most in a tile
 _ROUNDS = 100  # in a window
+_VISITS = 1e5  # of states, about a millisecond, from one look at the clock to the next
 _MOST_SWEEPS = 200  # over all states, before it is given up
 _MOST_SWEEPS_FROM_0 = 2000  # in cache these take less time than what comes after them
 _RARE = 0.05  # share of the pairs that have rewards
@@ -59,6 +60,7 @@ class Plan:
 _NO_PLAN = Plan(np.empty(0, dtype=np.int64), 0)
 
 _improve, _evaluate = kernels.improve.load(), kernels.evaluate.load()
+_start = kernels.start.load()
 
 
 class Upwind:
@@ -74,7 +76,8 @@ class Upwind:
         """As `settle`: see there for what is raised."""
         if self._plan is None:
             self._plan = _plan(iterate)
-            iterate.begun = not (self._plan.tiles.size and self._plan.slides)
+            if self._plan.tiles.size and self._plan.slides:
+                iterate.begun = False
             if not self._plan.slides:
                 iterate.V[:] = 0.0
         target = max(target, 2 * iterate.slack)
@@ -141,25 +144,21 @@ def _settle_endless(iterate: Iterate, target: float) -> None:
 
 def _slide(iterate: Iterate, plan: Plan, target: float) -> None:
     """One pass of the window; a tile that takes more than `_ROUNDS` is left as it is."""
-    iterate.begun = True
+    iterate.begun = iterate.slid = True
     flow, V, policy, tiles = iterate.flow, iterate.V, iterate.policy, plan.tiles
-    last = tiles.size - 1
-    ready = 0
-    for tile in range(last):
-        while ready < min(tile + _WINDOW + 1, last):  # the window, and a tile that it leans on
-            kernels.start(*flow.model, V, policy, tiles[ready], tiles[ready + 1])
-            ready += 1
-        _, work = settle_window(
+    tile, ready = 0, 0
+    while tile < tiles.size - 1:
+        tile, ready, work = slide(
             *flow.model,
             V,
             policy,
-            tiles[tile],
-            tiles[min(tile + _CONVERGED, last)],
-            tiles[min(tile + _WINDOW, last)],
+            tiles,
+            tile,
+            ready,
             target,
             iterate.slack_for(1.0),
-            _ROUNDS,
             plan.pairs,
+            _VISITS,
         )
         iterate.goal.sweeps += work / flow.n_states
         iterate.goal.check_time()
@@ -238,6 +237,49 @@ def settle_window(
         _evaluate(ptr, idx, p, r, V, policy, last - 1, first - 1, -1)
         visits += last - middle + (2 * pairs + 1) * (last - first)
     return change, float(visits)
+
+
+_settle_window = settle_window.load()
+
+
+@kernel(
+    f"Tuple((int64, int64, float64))({MODEL}, float64[::1], uint32[::1], int64[::1], int64, int64, "
+    "float64, float64, int64, float64)"
+)
+def slide(
+    off: UintArray,
+    ptr: UintArray,
+    idx: UintArray,
+    p: FloatArray,
+    r: FloatArray,
+    V: FloatArray,
+    policy: UintArray,
+    tiles: NDArray[np.int64],
+    tile: int,
+    ready: int,
+    target: float,
+    slack: float,
+    pairs: int,
+    most: float,
+) -> tuple[int, int, float]:
+    """Slide the window until every tile has left it, or so many states were visited.
+
+    Takes and returns the tile that leaves next, and how many have entered; and returns how many
+    states were visited.
+    """
+    last, visits = tiles.size - 1, 0.0
+    while tile < last and visits < most:
+        while ready < min(tile + _WINDOW + 1, last):  # the window, and a tile that it leans on
+            _start(off, ptr, idx, p, r, V, policy, tiles[ready], tiles[ready + 1])
+            ready += 1
+        first, end = tiles[tile], tiles[min(tile + _WINDOW, last)]
+        middle = tiles[min(tile + _CONVERGED, last)]
+        _, work = _settle_window(
+            off, ptr, idx, p, r, V, policy, first, middle, end, target, slack, _ROUNDS, pairs
+        )
+        visits += work
+        tile += 1
+    return tile, ready, visits
 
 
 @kernel(

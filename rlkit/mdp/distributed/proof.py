@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlkit.errors import RunError
-from rlkit.mdp import kernels
 from rlkit.mdp.bellman import largest
 from rlkit.mdp.bounds import Bounds, Patience, enclosure, refusal, shifts, unbounded
 from rlkit.mdp.distributed.sweeps import Sweeps
@@ -165,11 +164,11 @@ class Proof:
         """w (own + width,) with w ≥ 1/2 + P_a w for every tied pair, 0 at terminals; by sweeps."""
         sweeps, rows = self.sweeps, self.sweeps.rows
         steps = (rows.labels >= 0).astype(np.float64)
-        model = (*rows.arrays[:4], steps)
+        sweep = sweeps.sweep_of(steps, 1.0)
         w, Q, TV = sweeps.values(), np.empty(rows.r.size), np.empty(sweeps.n)
         # Values have come to rest in so many sweeps: what ends at all has mostly ended by then.
         for _ in range(min(1_000 + 4 * math.ceil(self.goal.sweeps), _MOST_SWEEPS)):
-            kernels.jacobi(*model, 1.0, w, Q, TV, kernels.NO_POLICY)
+            sweep(w, TV, Q)
             after = sweeps.best(Q, tied)
             self.goal.sweeps += 1
             growth = (after - w[: sweeps.n]).max(initial=0.0)

@@ -9,12 +9,12 @@ import numpy as np
 from rlkit.distributed import Ranks
 from rlkit.mdp import kernels
 from rlkit.mdp.bellman import largest, rounding_of
-from rlkit.mdp.compact import UintArray
+from rlkit.mdp.compact import Compact, UintArray
 from rlkit.mdp.distributed.exchange import Exchange
 from rlkit.mdp.distributed.rows import Rows
 from rlkit.mdp.model import BoolArray, FloatArray
-
-_NO_Q: FloatArray = np.empty(0)
+from rlkit.mdp.parallel import NO_Q
+from rlkit.mdp.parallel import Sweeps as Jacobi
 
 
 class Sweeps:
@@ -41,6 +41,7 @@ class Sweeps:
         self.width, self._reward = int(known[1]), float(known[2])
         self.least_reward = -float(known[3])
         self.policy: UintArray = np.zeros(self.n, dtype=np.uint32)
+        self._sweep = self.sweep_of(rows.r, gamma)
 
     def values(self, value: float = 0.0) -> FloatArray:
         """(own + width,) of the same value."""
@@ -60,15 +61,23 @@ class Sweeps:
         self.exchange_seconds += perf_counter() - since
         return found
 
-    def backup(self, V: FloatArray, TV: FloatArray, Q: FloatArray = _NO_Q) -> tuple[float, float]:
+    def backup(self, V: FloatArray, TV: FloatArray, Q: FloatArray = NO_Q) -> tuple[float, float]:
         """Own part of TV, and Q (L,) if given, of V; the least and the largest of own TV − V.
 
         The policy becomes greedy for V.
         """
-        return kernels.jacobi(*self.rows.arrays, self.gamma, V, Q, TV, self.policy)
+        return self._sweep(V, TV, Q, self.policy)
+
+    def sweep_of(self, r: FloatArray, gamma: float) -> Jacobi:
+        """Sweeps over own rows with other rewards (L,) and another discount.
+
+        Sums are taken in one order on all ranks, however long the rows of each are: results are the
+        same to the last bit on any number of ranks.
+        """
+        return Jacobi(Compact(*self.rows.arrays[:4], r), gamma, wide=False)
 
     def follow(self, V: FloatArray, TV: FloatArray) -> None:
-        """Own part of TV = r_π + γ P_π V."""
+        """Own part of TV = r_π + γ P_π V; in place, since a copy of the rows takes memory."""
         kernels.follow(*self.rows.arrays[1:], self.gamma, self.policy, V, TV)
 
     def best(self, Q: FloatArray, allowed: BoolArray) -> FloatArray:
