@@ -18,13 +18,15 @@ from rlkit.errors import UsageError
 class AgentEntry:
     """A learning agent: `target` is "module:Class"; `actions` are the Gymnasium spaces it takes.
 
-    `tabular`: it keeps a table, which takes observations that can be numbered.
+    `tabular`: it keeps a table, which takes observations that can be numbered. `imitates`: it
+    learns from one of `TEACHERS`, so only where there is one.
     """
 
     target: str
     summary: str
     actions: tuple[str, ...]
     tabular: bool = False
+    imitates: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ AGENTS: dict[str, AgentEntry] = {
         "rlkit.agents.vin:VIN",
         "value iteration network, which imitates the exact solution of maps",
         ("Discrete",),
+        imitates=True,
     ),
     "q-learning": AgentEntry(
         "rlkit.agents.q_learning:QLearning", "Q-learning in a table", ("Discrete",), tabular=True
@@ -322,11 +325,12 @@ def model_id(name: str) -> str:
 
 
 def agents_for(actions: str, numbered: bool) -> list[str]:
-    """The agents that take actions of that space; tabular ones where observations are numbered."""
+    """The agents that learn from actions of that space; tabular ones where observations are
+    numbered. Those that imitate are left out: few environments have a teacher."""
     return [
         name
         for name, entry in AGENTS.items()
-        if actions in entry.actions and (numbered or not entry.tabular)
+        if actions in entry.actions and (numbered or not entry.tabular) and not entry.imitates
     ]
 
 

@@ -56,7 +56,7 @@ def test_the_readme_sets_up_with_two_commands_and_ci_runs_those():
     assert first.startswith("python3 -m venv ")
     assert "rlkit train a2c CartPole" in first
     assert "[test]" in second
-    assert second.endswith("pytest")
+    assert second.endswith("pytest -n 2")
     for command in commands:
         assert "-c constraints.txt" in command
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
