@@ -153,6 +153,20 @@ RECIPES = {
         ),
         Result(mean_return=-99.5, worst_return=-101.0, seeds=10, episodes=100, seconds=28.5),
     ),
+    "LunarLander-v3": Tuned(
+        DQNRecipe(
+            steps=500_000,
+            gamma=0.995,
+            learning_rate=Schedule(1e-3, 0),
+            buffer_size=500_000,
+            target_interval=250,
+            n_step=5,
+            exploration=Schedule(1, 0.02, share=0.2),
+            normalize_obs=True,
+            hidden=(128, 128),
+        ),
+        Result(mean_return=235.0, worst_return=187.2, seeds=7, episodes=100, seconds=315.8),
+    ),
     "rlkit/Catch-v0": Tuned(
         DQNRecipe(
             steps=30_000,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 from gymnasium.wrappers import (
     FrameStackObservation,
     NormalizeObservation,
@@ -603,9 +604,27 @@ class Redrawn(NoStart):
         return 0, {}
 
 
+class Otherwise(FrozenLakeEnv):
+    """A lake whose steps are not what its table says."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def step(self, action):
+        seen, reward, terminated, truncated, info = super().step(action)
+        return *self.change(seen, reward, terminated), truncated, info
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (
+            lambda: Otherwise(lambda s, r, end: (s, r - 0.01, end)),
+            "Otherwise's table P does not have",
+        ),
+        (lambda: Otherwise(lambda s, r, end: (s, r, end or s == 4)), "Otherwise's table"),
+        (lambda: Otherwise(lambda s, r, end: (s ^ 2, r, end)), "Otherwise's table"),
         (lambda: TransformReward(lake(), lambda r: 2 * r), "TransformReward"),
         (lambda: NormalizeObservation(lake()), "NormalizeObservation"),
         (lambda: FrameStackObservation(lake(), 2), "FrameStackObservation"),
@@ -622,7 +641,7 @@ class Redrawn(NoStart):
 )
 def test_environments_that_are_not_their_models_are_refused(make, words):
     with pytest.raises(UndefinedError, match=words) as error:
-        observed(make, n_actions=4 if words[0] in "TNFa" else 2)
+        observed(make, n_actions=4 if words[0] in "TNFaO" else 2)
     assert "\n" not in str(error.value)
 
 

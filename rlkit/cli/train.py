@@ -196,7 +196,7 @@ def report(done: Trained, out: Console, as_json: bool) -> None:
             f"{len(evaluation.returns)} fresh episodes{verdict}"
         )
         if done.saved_step == done.steps:
-            out.print(f"{rate}; look at it: rlkit evaluate {done.run}")
+            out.print(f"{rate}; look at it: {_evaluate(done)}")
         else:
             kept = "nothing" if done.saved_step is None else f"step {done.saved_step:,}"
             out.print(f"{rate}; the last of them could not be saved: {kept} is")
@@ -221,9 +221,16 @@ def report(done: Trained, out: Console, as_json: bool) -> None:
         raise SystemExit(done.exit_status)
 
 
+def _evaluate(done: Trained) -> str:
+    from rlkit.run.folder import RunFolder
+    from rlkit.training.resumption import command
+
+    return command("evaluate", RunFolder.open(done.run))
+
+
 def _report_exact(done: Trained, out: Console) -> None:
     if done.exact:
-        out.print(f"{exact_line(done.exact)}; all of it: rlkit evaluate {done.run} --exact")
+        out.print(f"{exact_line(done.exact)}; all of it: {_evaluate(done)} --exact")
     elif done.exact_problem:
         out.print(f"exact value: {done.exact_problem}")
 
@@ -233,6 +240,6 @@ def _report_stop(done: Trained, out: Console) -> None:
         kept = "nothing" if done.saved_step is None else f"step {done.saved_step:,}"
         out.print(f"stopped at step {done.steps:,}, which could not be saved: {kept} is")
     elif done.complete:
-        out.print(f"stopped in the evaluation of a complete run: rlkit evaluate {done.run}")
+        out.print(f"stopped in the evaluation of a complete run: {_evaluate(done)}")
     else:
         out.print(f"stopped at step {done.steps:,} and saved; go on with: {done.resume_command}")

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _SILENT = (Autoreset, OrderEnforcing, PassiveEnvChecker, RecordEpisodeStatistics, TimeLimit)
 _BLOCK = 1024  # observations that are looked through at a time
 _EPISODES = 4  # that are begun to see whether all have one model
+_STEPS = 200  # that are taken to see whether the table says what they do
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +143,8 @@ def _seen(
     _check_first(
         observe, np.flatnonzero(start > 0), obs_port(env.observation_space, 1, False), first
     )
+    if not drawn:
+        _check_steps(again.unwrapped)
     mask = None
     if masked:
         mask = np.zeros((part.n_states, n_actions), dtype=np.bool_)
@@ -163,6 +166,36 @@ def _same(mdp: MDP, other: MDP) -> bool:
         return mdp.P.indptr, mdp.P.indices, mdp.P.data, mdp.r, mdp.offsets, mdp.actions, mdp.start
 
     return all(map(np.array_equal, arrays(mdp), arrays(other)))
+
+
+def _check_steps(inner: Any) -> None:
+    """Refuse an environment whose steps are not those of its table `P`.
+
+    Steps at random from seeded resets; where states are observed by their numbers, nothing else
+    says which state the environment is in.
+    """
+    table, numbered = (
+        getattr(inner, "P", None),
+        isinstance(inner.observation_space, spaces.Discrete),
+    )
+    if not (isinstance(table, Mapping) and numbered) or callable(getattr(inner, "mdp", None)):
+        return
+    generator, over, state = np.random.default_rng(0), True, 0
+    for number in range(_STEPS):
+        if over:
+            state = int(inner.reset(seed=number)[0])
+        action = int(generator.choice(list(table[state])))
+        seen, reward, over, _, _ = inner.step(action)
+        if not any(
+            p > 0 and int(seen) == after and bool(over) == bool(done) and np.isclose(reward, paid)
+            for p, after, paid, done in table[state][action]
+        ):
+            raise UndefinedError(
+                f"not defined: action {action} in state {state} led to state {seen} with reward "
+                f"{reward:g}{' and the end' if over else ''}, which {type(inner).__name__}'s table "
+                "P does not have"
+            )
+        state = int(seen)
 
 
 def _start(mdp: MDP, drawn: bool) -> FloatArray:

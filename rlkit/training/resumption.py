@@ -1,4 +1,4 @@
-"""How a run that has stopped is gone on with."""
+"""The commands that take up a run again."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ def resume_command(folder: RunFolder) -> str:
 
     Code outside the run's folder is named again by whoever has it run: see `build.consented`.
     """
-    env = str(folder.config.get("env"))
     if folder.config.get("env_given") != "name":
         return f"rlkit.resume({str(folder.path)!r}, env=...)"
+    return command("resume", folder)
+
+
+def command(verb: str, folder: RunFolder) -> str:
+    """`rlkit VERB RUN`, which names the environment where that is code outside the run."""
+    env = str(folder.config.get("env"))
     again = ["--env", env] if runs_code(env) else []
-    return shlex.join(["rlkit", "resume", str(folder.path), *again])
+    return shlex.join(["rlkit", verb, str(folder.path), *again])
