@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,14 @@ def test_runs_equal_those_of_train_and_are_done_once(cli):
     again = cli("sweep", *LAKE, "--seeds", "4", "--set", "gamma=0.9,0.95", "--json")
     assert json.loads(again.out) == found
     assert "(2 are over, 0 to do)" in again.err
+
+    shutil.rmtree(LAKE_HOME / "gamma=0.9,seed=4-0")  # what is no longer there is done again
+    anew = cli("sweep", *LAKE, "--seeds", "4", "--set", "gamma=0.9,0.95", "--json")
+    assert "(1 are over, 1 to do)" in anew.err
+    assert (LAKE_HOME / "gamma=0.9,seed=4-0").is_dir()
+    for before, after in zip(found["settings"], json.loads(anew.out)["settings"], strict=True):
+        assert after["returns"] == before["returns"]
+
     other = cli("sweep", *LAKE, "--seeds", "4,5", "--set", "gamma=0.9,0.95")
     assert other.status == 2
     assert "has another plan: its seeds is [4], not [4, 5]" in other.error

@@ -164,9 +164,13 @@ def sweep(
             )
         keep_plan(home / PLAN, plan.to_json(), "--sweep-dir")
         ledger = Ledger(home / RESULTS)
+        planned = plan.jobs(home)
+        for name, job in planned.items():
+            if _state(ledger, name) == DONE and ledger.done(job) is None:  # its folder is gone
+                del ledger.records[name]
         todo = [
             job
-            for name, job in plan.jobs(home).items()
+            for name, job in planned.items()
             if (state := _state(ledger, name)) != DONE and (state != FAILED or retry_failed)
         ]
         _announce(console, plan, home, len(todo), len(slots))
