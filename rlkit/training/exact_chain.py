@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csc_array, csr_array, eye_array
-from scipy.sparse.linalg import MatrixRankWarning, bicgstab, gmres, splu
+from scipy.sparse.linalg import MatrixRankWarning, bicgstab, gmres
 
 from rlkit.errors import RunError
 from rlkit.mdp.graph import can_end
+from rlkit.mdp.linear import sparse_factors
 from rlkit.mdp.model import BoolArray, FloatArray
 
 _FEW_STATES = 1_000  # that are factorised in a few milliseconds, however dense
@@ -56,13 +57,7 @@ class Systems:
         with warnings.catch_warnings():
             warnings.simplefilter("error", MatrixRankWarning)
             try:
-                # As in rlkit.mdp.linear: a diagonally dominant M-matrix needs no pivoting.
-                lu = splu(
-                    self._matrix,
-                    permc_spec="MMD_AT_PLUS_A",
-                    diag_pivot_thresh=0.0,
-                    options={"SymmetricMode": True},
-                )
+                lu = sparse_factors(self._matrix)
             except (RuntimeError, MatrixRankWarning) as error:
                 raise RunError("the policy's value equations are singular in float64") from error
         return lambda A, b, transposed: lu.solve(b, "T" if transposed else "N")
