@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from rlkit.comparison.compare import compare as compare
+    from rlkit.many.sweep import sweep as sweep
+    from rlkit.many.tune import tune as tune
     from rlkit.mdp.evaluation import evaluate_policy as evaluate_policy
     from rlkit.mdp.model import MDP as MDP
     from rlkit.mdp.solution import Solution as Solution
@@ -20,17 +23,14 @@ if TYPE_CHECKING:
     from rlkit.training.api import resume as resume
     from rlkit.training.api import train as train
     from rlkit.training.check import check as check
-    from rlkit.training.compare import compare as compare
     from rlkit.training.export import export as export
     from rlkit.training.measure import measure as measure
-    from rlkit.training.sweep import sweep as sweep
-    from rlkit.training.tune import tune as tune
 
 _HOME = {
     "MDP": "rlkit.mdp.model",
     "Solution": "rlkit.mdp.solution",
     "check": "rlkit.training.check",
-    "compare": "rlkit.training.compare",
+    "compare": "rlkit.comparison.compare",
     "evaluate": "rlkit.training.api",
     "evaluate_policy": "rlkit.mdp.evaluation",
     "export": "rlkit.training.export",
@@ -38,9 +38,9 @@ _HOME = {
     "measure": "rlkit.training.measure",
     "resume": "rlkit.training.api",
     "solve": "rlkit.mdp.solve",
-    "sweep": "rlkit.training.sweep",
+    "sweep": "rlkit.many.sweep",
     "train": "rlkit.training.api",
-    "tune": "rlkit.training.tune",
+    "tune": "rlkit.many.tune",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -13,13 +13,13 @@ from test_imports import modules_after
 
 import rlkit
 from rlkit.cli import COMMANDS
+from rlkit.comparison.curves import Curve, find_runs, read_curve
+from rlkit.comparison.groups import Members
+from rlkit.comparison.measures import Terms, summarise
+from rlkit.comparison.plot import comparison_figure
 from rlkit.errors import UsageError
-from rlkit.run.compare import Terms, summarise
-from rlkit.run.curves import Curve, find_runs, read_curve
 from rlkit.run.folder import RunFolder, run_name
-from rlkit.run.groups import Members
 from rlkit.run.metrics import EVALUATED, METRICS, Metrics
-from rlkit.run.plot_comparison import comparison_figure
 from rlkit.statistics import (
     percentile_interval,
     pooled_interquartile_mean,
@@ -497,7 +497,7 @@ def test_why_a_model_has_no_optimum_is_said(monkeypatch):
     assert any(
         note.startswith("no optimum for FrozenLake-v1, map_name=9x9: ") for note in compared.notes
     )
-    monkeypatch.setattr("rlkit.training.optimum._MOST_WORK", 10)
+    monkeypatch.setattr("rlkit.comparison.optimum._MOST_WORK", 10)
     make([1], env="FrozenLake-v1")
     compared = rlkit.compare("runs/a2c-FrozenLake-v1-1")
     assert "transitions over 100 steps take too long to solve here" in compared.notes[0]

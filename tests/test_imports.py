@@ -21,6 +21,7 @@ LAYERS = [
     ],
     ["rlkit.agents", "rlkit.envs", "rlkit.run"],
     ["rlkit.training"],
+    ["rlkit.many", "rlkit.comparison"],
     ["rlkit.cli", "rlkit.__main__"],
 ]
 # Neighbours on one layer that may not see each other.

@@ -14,13 +14,13 @@ from small_runs import weights
 
 import rlkit
 from rlkit.errors import UsageError
+from rlkit.many.batch import Ledger, Record
+from rlkit.many.child import Training, is_of
+from rlkit.many.jobs import make_slots, visible_gpus
+from rlkit.many.sweep import Plan
+from rlkit.many.watch import Curve, run_of
 from rlkit.run.folder import RunFolder
-from rlkit.run.jobs import make_slots, visible_gpus
 from rlkit.run.lock import locked
-from rlkit.run.watch import Curve, run_of
-from rlkit.training.batch import Ledger, Record
-from rlkit.training.job import Training, is_of
-from rlkit.training.sweep import Plan
 
 LAKE = ("q-learning", "FrozenLake", "--steps", 640, "--eval-episodes", 5, "--device", "cpu")
 LAKE_HOME = Path("runs/sweep-q-learning-FrozenLake-v1")
@@ -268,6 +268,6 @@ def test_the_newest_run_of_a_name_is_found(tmp_path):
 
 
 def test_the_parent_imports_no_torch():
-    code = "import sys, rlkit.cli.sweep, rlkit.training.sweep; print('torch' in sys.modules)"
+    code = "import sys, rlkit.cli.sweep, rlkit.many.sweep; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

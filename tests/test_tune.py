@@ -18,15 +18,15 @@ from optuna.distributions import FloatDistribution  # noqa: E402
 from optuna.trial import TrialState, create_trial  # noqa: E402
 
 from rlkit.cli.tune import read_dimension, read_search  # noqa: E402
-from rlkit.run.owner import is_gone, owner  # noqa: E402
-from rlkit.run.watch import Curve  # noqa: E402
+from rlkit.many.owner import is_gone, owner  # noqa: E402
+from rlkit.many.plans import field_of  # noqa: E402
+from rlkit.many.search import RULES, Choice, Range, default_search, placed, value_of  # noqa: E402
+from rlkit.many.study import BEAT, OWNER, RUNS_OF, SharedStudy  # noqa: E402
+from rlkit.many.task import plan_task  # noqa: E402
+from rlkit.many.tune import train_command  # noqa: E402
+from rlkit.many.watch import Curve  # noqa: E402
 from rlkit.training import build  # noqa: E402
 from rlkit.training.options import RunOptions  # noqa: E402
-from rlkit.training.plans import field_of  # noqa: E402
-from rlkit.training.search import RULES, Choice, Range, default_search, placed, value_of  # noqa: E402
-from rlkit.training.study import BEAT, OWNER, RUNS_OF, SharedStudy  # noqa: E402
-from rlkit.training.task import plan_task  # noqa: E402
-from rlkit.training.tune import train_command  # noqa: E402
 
 SPACE = {"x": FloatDistribution(0, 1)}
 LAKE = (

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from drawing import COLOURS, PLAIN, arguments, canvas, finish, line, rule, save, table
 
 import rlkit
-from rlkit.run.comparison import Comparison, Group
+from rlkit.comparison.result import Comparison, Group
 from rlkit.training.exact import Measured
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from rlkit.cli.output import console, emit_json, json_option
 from rlkit.cli.streams import printable
+from rlkit.comparison.compare import compare
+from rlkit.comparison.result import Comparison, Estimate, Group
 from rlkit.errors import UsageError
-from rlkit.run.comparison import Comparison, Estimate, Group
 from rlkit.run.folder import RUN_DIR
 from rlkit.run.metrics import EVALUATED
 from rlkit.statistics import CONFIDENCE, RESAMPLES
-from rlkit.training.compare import compare
 
 _PAIRS = 12  # that are printed
 _NONE = "–"

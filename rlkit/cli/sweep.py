@@ -18,7 +18,7 @@ from rlkit.training.options import RunOptions
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rlkit.training.sweep import Swept
+    from rlkit.many.sweep import Swept
 
 MOST_SEEDS = 100_000
 
@@ -53,7 +53,7 @@ def read_values(option: Option, text: str) -> list[Any]:
 
 def read_settings(agent: str, given: Sequence[tuple[str, str]], steps: int | None) -> Any:
     """{field: values} of all `--set`, those of one field together, and of `--steps`."""
-    from rlkit.training.plans import field_of
+    from rlkit.many.plans import field_of
 
     settings: dict[str, list[Any]] = {}
     for name, text in given:
@@ -140,8 +140,8 @@ def command(
     env_option: Sequence[tuple[str, Any]],
     **run: Any,
 ) -> None:
+    from rlkit.many.sweep import sweep
     from rlkit.registry import AGENTS, unknown
-    from rlkit.training.sweep import sweep
 
     if agent not in AGENTS:
         raise unknown("agent", agent, AGENTS)

@@ -20,8 +20,8 @@ from rlkit.training.options import RunOptions
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rlkit.training.search import Dimension
-    from rlkit.training.tune import Tuning
+    from rlkit.many.search import Dimension
+    from rlkit.many.tune import Tuning
 
 TOP = 10  # trials in the table
 
@@ -49,7 +49,7 @@ TOP = 10  # trials in the table
     type=Assignment(),
     multiple=True,
     help="A field and LOW:HIGH, LOW:HIGH:log, or its values (repeatable).  [default: learning "
-    "rate, discount and what else the agent has of rlkit.training.search.RULES]",
+    "rate, discount and what else the agent has of rlkit.many.search.RULES]",
 )
 @click.option(
     *("--set", "given"),
@@ -123,7 +123,7 @@ def command(
     env_option: Sequence[tuple[str, Any]],
     **run: Any,
 ) -> None:
-    from rlkit.training.tune import tune
+    from rlkit.many.tune import tune
 
     out = console(as_json, endures=True)
     done = tune(
@@ -159,7 +159,7 @@ command.params += [
 
 def read_changes(agent: str, given: Sequence[tuple[str, str]], steps: int | None) -> dict[str, Any]:
     """{field: value} of all `--set`, and of `--steps`."""
-    from rlkit.training.plans import field_of
+    from rlkit.many.plans import field_of
 
     changes: dict[str, Any] = {} if steps is None else {"steps": steps}
     for name, text in given:
@@ -171,8 +171,8 @@ def read_changes(agent: str, given: Sequence[tuple[str, str]], steps: int | None
 
 def read_search(agent: str, given: Sequence[tuple[str, str]]) -> dict[str, Dimension]:
     """{field: dimension} of all `--search`; the values of one field stand together."""
-    from rlkit.training.plans import field_of
-    from rlkit.training.search import Choice
+    from rlkit.many.plans import field_of
+    from rlkit.many.search import Choice
 
     search: dict[str, Dimension] = {}
     for name, text in given:
@@ -188,7 +188,7 @@ def read_search(agent: str, given: Sequence[tuple[str, str]]) -> dict[str, Dimen
 
 def read_dimension(option: Option, text: str) -> Dimension:
     """A range from LOW:HIGH or LOW:HIGH:log, for numbers; else a choice of values."""
-    from rlkit.training.search import NUMBERS, Choice, Range
+    from rlkit.many.search import NUMBERS, Choice, Range
 
     low, colon, rest = text.partition(":")
     high, _, scale = rest.partition(":")

@@ -8,8 +8,9 @@ from itertools import combinations
 
 import numpy as np
 
-from rlkit.errors import UsageError
-from rlkit.run.comparison import (
+from rlkit.comparison.curves import Curve
+from rlkit.comparison.groups import Members
+from rlkit.comparison.result import (
     ALL_TASKS,
     SECONDS,
     STEPS,
@@ -20,8 +21,7 @@ from rlkit.run.comparison import (
     Improvement,
     Optimum,
 )
-from rlkit.run.curves import Curve
-from rlkit.run.groups import Members
+from rlkit.errors import UsageError
 from rlkit.statistics import (
     CONFIDENCE,
     RESAMPLES,

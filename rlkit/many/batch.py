@@ -12,13 +12,13 @@ from typing import Any
 
 from rlkit.envs.worker_process import cause
 from rlkit.errors import RlkitWarning, UsageError
-from rlkit.run.board import Board, Row
+from rlkit.many.board import Board, Row
+from rlkit.many.child import MODULE, is_of
+from rlkit.many.jobs import Ended, Job, Jobs
+from rlkit.many.watch import Curve, run_of
 from rlkit.run.files import json_bytes, read_json, write_atomically
 from rlkit.run.folder import RunFolder
-from rlkit.run.jobs import Ended, Job, Jobs
 from rlkit.run.signals import StopSignals
-from rlkit.run.watch import Curve, run_of
-from rlkit.training.job import MODULE, is_of
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 TICK = 0.1  # seconds between two looks at the children

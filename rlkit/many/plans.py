@@ -10,11 +10,11 @@ from typing import Any
 
 from rlkit.envs.names import resolve
 from rlkit.errors import UsageError
+from rlkit.many.child import Training
 from rlkit.recipe import Option, read_options
 from rlkit.recipe import options as options_of
 from rlkit.registry import AGENTS, unknown
 from rlkit.run.files import json_bytes, read_json, write_atomically
-from rlkit.training.job import Training
 from rlkit.training.options import RunOptions, run_options
 
 PLAN_LIMIT = 1 << 26  # bytes

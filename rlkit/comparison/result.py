@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlkit.comparison.curves import Curve
 from rlkit.errors import UsageError
-from rlkit.run.curves import Curve
 
 FloatArray = NDArray[np.float64]
 
@@ -156,8 +156,8 @@ class Comparison:
         return [group for group in self.groups if group.task == task]
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw the learning curves; see `rlkit.run.plot_comparison.plot_comparison`."""
-        from rlkit.run.plot_comparison import plot_comparison
+        """Draw the learning curves; see `rlkit.comparison.plot.plot_comparison`."""
+        from rlkit.comparison.plot import plot_comparison
 
         plot_comparison(self, path)
 

@@ -21,17 +21,17 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from rlkit.errors import UsageError
+from rlkit.many.batch import DONE, FAILED, STOPPED, Ledger, Record, run_all
+from rlkit.many.board import Board
+from rlkit.many.child import Training
+from rlkit.many.jobs import Job, make_slots
+from rlkit.many.plans import check_seeds, field_of, keep_plan, make_folder, plan_training
 from rlkit.recipe import json_value, read_options
 from rlkit.registry import AGENTS
-from rlkit.run.board import Board
 from rlkit.run.folder import NAME_LIMIT, RUN_DIR, run_name
-from rlkit.run.jobs import Job, make_slots
 from rlkit.run.lock import locked
 from rlkit.run.signals import StopSignals
-from rlkit.training.batch import DONE, FAILED, STOPPED, Ledger, Record, run_all
-from rlkit.training.job import Training
 from rlkit.training.options import RunOptions
-from rlkit.training.plans import check_seeds, field_of, keep_plan, make_folder, plan_training
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -216,11 +216,15 @@ def _announce(console: Console | None, plan: Plan, home: Path, todo: int, slots:
     settings, seeds = len(plan.grid()), len(plan.seeds)
     count = settings * seeds
     console.print(
-        f"{plan.training.agent} on {plan.training.env}: {settings} settings x {seeds} seeds = "
-        f"{count} runs, up to {slots} at a time"
+        f"{plan.training.agent} on {plan.training.env}: {_counted(settings, 'setting')} x "
+        f"{_counted(seeds, 'seed')} = {_counted(count, 'run')}, up to {slots} at a time"
     )
     over = f"  ({count - todo} are over, {todo} to do)" if todo < count else ""
     console.print(f"sweep folder: {home}{over}")
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _result(home: Path, plan: Plan, ledger: Ledger, status: int) -> Swept:

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlkit.errors import UsageError
-from rlkit.recipe import Recipe
-from rlkit.training import build
-from rlkit.training.job import Training
-from rlkit.training.options import RunOptions
-from rlkit.training.plans import field_of, plan_training
-from rlkit.training.search import (
+from rlkit.many.child import Training
+from rlkit.many.plans import field_of, plan_training
+from rlkit.many.search import (
     Dimension,
     as_document,
     check_dimension,
@@ -20,6 +17,9 @@ from rlkit.training.search import (
     placed,
     value_of,
 )
+from rlkit.recipe import Recipe
+from rlkit.training import build
+from rlkit.training.options import RunOptions
 
 FORMAT = 1
 UNSEARCHED = ("steps", "envs")  # by which trials would not be alike

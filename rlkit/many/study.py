@@ -32,11 +32,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from rlkit.errors import RlkitError, RunError, UsageError
+from rlkit.many.owner import is_gone, owner
+from rlkit.many.plans import same_plan
+from rlkit.many.search import Choice, Dimension, label
 from rlkit.recipe import Option
 from rlkit.registry import unknown
-from rlkit.run.owner import is_gone, owner
-from rlkit.training.plans import same_plan
-from rlkit.training.search import Choice, Dimension, label
 
 PLAN, OWNER, BEAT, VOID, RUNS_OF = "plan", "owner", "beat", "void", "runs_of"
 BEAT_SECONDS = 60.0  # between two signs of life of a running trial

@@ -23,23 +23,23 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from rlkit.errors import RlkitWarning, UsageError
+from rlkit.many.batch import Ledger, run_all
+from rlkit.many.board import Board
+from rlkit.many.jobs import Job, make_slots
+from rlkit.many.plans import make_folder
 from rlkit.recipe import json_value, options
-from rlkit.run.board import Board
 from rlkit.run.files import json_bytes, write_atomically
 from rlkit.run.folder import RUN_DIR, check_name, run_name
-from rlkit.run.jobs import Job, make_slots
 from rlkit.run.lock import locked
 from rlkit.run.signals import StopSignals
-from rlkit.training.batch import Ledger, run_all
 from rlkit.training.options import RunOptions, run_options
-from rlkit.training.plans import make_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rlkit.training.search import Dimension
-    from rlkit.training.task import Task
-    from rlkit.training.trials import TrialResult, Trials
+    from rlkit.many.search import Dimension
+    from rlkit.many.task import Task
+    from rlkit.many.trials import TrialResult, Trials
 
 JOURNAL, BEST, RESULTS = "study.journal", "best.json", "results.json"
 CONFIRM, CONFIRM_SEED = "confirm", 1000  # fresh seeds begin so far behind those of the trials
@@ -100,7 +100,7 @@ def tune(
     Args:
         agent: a name in the registry.
         env: a name (see rlkit.envs.names).
-        search: what to look at, by field; by default rlkit.training.search.RULES.
+        search: what to look at, by field; by default rlkit.many.search.RULES.
         settings: changes to the recipe that all trials share.
         options: as for `rlkit.train`, without run_dir; the seed is that of the search, and the
             first of each trial's runs.
@@ -122,9 +122,9 @@ def tune(
             "tuning needs optuna, which is not installed: pip install -c constraints.txt -e "
             "'.[tune]'"
         )
-    from rlkit.training.study import SharedStudy
-    from rlkit.training.task import plan_task
-    from rlkit.training.trials import Trials
+    from rlkit.many.study import SharedStudy
+    from rlkit.many.task import plan_task
+    from rlkit.many.trials import Trials
 
     for name, value, low in (
         *(("trials", trials, 0), ("seeds_per_trial", seeds_per_trial, 1)),

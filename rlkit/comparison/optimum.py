@@ -16,13 +16,13 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from rlkit.agents.backward_induction import backward_induction
+from rlkit.comparison.result import Optimum
 from rlkit.envs.make import make_env
 from rlkit.envs.model_env import ModelEnv
 from rlkit.envs.names import facts_of, resolve, runs_code
 from rlkit.errors import RlkitError, RlkitWarning, UsageError
 from rlkit.mdp.model import MDP
 from rlkit.mdp.solve import solve
-from rlkit.run.comparison import Optimum
 from rlkit.training.exact_model import varies
 
 _MOST_WORK = 1_000_000_000  # transitions times steps: some seconds

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlkit.comparison.curves import Curve
 from rlkit.errors import UsageError
 from rlkit.registry import did_you_mean
-from rlkit.run.curves import Curve
 from rlkit.run.folder import CONFIG
 
 # What decides how an agent learns, besides its name and its recipe. The rest of a run's options

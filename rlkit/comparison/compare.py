@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from rlkit.errors import UsageError
-from rlkit.registry import did_you_mean
-from rlkit.run.compare import (
+from rlkit.comparison.curves import Curve, find_runs, read_curve
+from rlkit.comparison.groups import Members, group_runs, without_copies
+from rlkit.comparison.measures import (
     FEWEST_SEEDS,
     Terms,
     aggregate,
@@ -20,11 +20,11 @@ from rlkit.run.compare import (
     normalised,
     summarise,
 )
-from rlkit.run.comparison import Comparison, Group, Optimum
-from rlkit.run.curves import Curve, find_runs, read_curve
+from rlkit.comparison.result import Comparison, Group, Optimum
+from rlkit.errors import UsageError
+from rlkit.registry import did_you_mean
 from rlkit.run.files import read_json
 from rlkit.run.folder import CONFIG_LIMIT, ENV, RUN_DIR
-from rlkit.run.groups import Members, group_runs, without_copies
 from rlkit.run.metrics import EVALUATED, RETURN
 from rlkit.statistics import CONFIDENCE, RESAMPLES
 
@@ -63,7 +63,7 @@ def compare(
         metric: any scalar of their metrics.jsonl.
         x: "steps", or "seconds" of training, the axis of the curves.
         by: fields of recipes or configs; runs that agree in them are a group. By default all that
-            matters but the seed, see `rlkit.run.groups.group_runs`.
+            matters but the seed, see `rlkit.comparison.groups.group_runs`.
         higher_is_better: by default it is not of losses, regrets and errors.
         threshold: what counts as solved; by default the environment's reward threshold, else
             what comes within 1 % of the optimum.
@@ -160,7 +160,7 @@ def _optima(
     discounted = metric in EXACT_VALUES
     if metric not in (*RETURNS, *EXACT_VALUES):
         return {}, []
-    from rlkit.training import optimum  # SciPy and environments: the slower part
+    from rlkit.comparison import optimum  # SciPy and environments: the slower part
 
     found: dict[str, Optimum] = {}
     notes: dict[str, str] = {}

@@ -14,14 +14,14 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from rlkit.run.board import Board, Row
-from rlkit.run.jobs import Ended, Jobs
+from rlkit.many.batch import DONE, FAILED, TICK, Watched, recorded
+from rlkit.many.board import Board, Row
+from rlkit.many.child import MODULE
+from rlkit.many.jobs import Ended, Jobs
+from rlkit.many.plans import field_of
+from rlkit.many.study import BEAT_SECONDS, SharedStudy, distribution, runs_of
+from rlkit.many.task import Task
 from rlkit.run.signals import StopSignals
-from rlkit.training.batch import DONE, FAILED, TICK, Watched, recorded
-from rlkit.training.job import MODULE
-from rlkit.training.plans import field_of
-from rlkit.training.study import BEAT_SECONDS, SharedStudy, distribution, runs_of
-from rlkit.training.task import Task
 
 ASK_SECONDS = 2.0  # between two looks for a trial to do, while others do theirs
 STATES = {

@@ -1,4 +1,4 @@
-"""One run of many, as a child process: ``python -m rlkit.training.job``, see rlkit.run.jobs."""
+"""One run of many, as a child process: ``python -m rlkit.many.child``, see rlkit.many.jobs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlkit.errors import UsageError
+from rlkit.many.jobs import Job, serve
+from rlkit.many.watch import Curve, run_of
 from rlkit.run.files import remove
 from rlkit.run.folder import RunFolder
-from rlkit.run.jobs import Job, serve
 from rlkit.run.lock import locked
-from rlkit.run.watch import Curve, run_of
 
 if TYPE_CHECKING:
     from rlkit.training.api import Trained
 
-MODULE = "rlkit.training.job"
+MODULE = "rlkit.many.child"
 WHEREVER = ("run_dir", "device")  # a folder may be moved, and a run go on elsewhere
 LOCK_PATIENCE = 60.0  # seconds for a run's last owner to save and end
 

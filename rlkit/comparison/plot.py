@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlkit.comparison.result import STEPS, Comparison, Group
 from rlkit.errors import UsageError
 from rlkit.mdp.plot import check_plot
 from rlkit.mdp.plot_curves import COLOURS, DASHES, PLAIN
-from rlkit.run.comparison import STEPS, Comparison, Group
 from rlkit.run.metrics import EVALUATED
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Runs compared: learning curves over seeds, their intervals, and the exact optimum."""
