@@ -83,6 +83,13 @@ def test_runs_go_by_folder_name_pattern_beginning_and_parent():
     assert found("a2c") == found("runs") == found("a2c*") == [first, second, hidden]
     assert found(second, first) == [second, first]
     assert found(f"{first.name}") == [first]  # and not -10, -11, ... too
+    swept = Path("runs/sweep-a2c")
+    swept.mkdir()
+    first.rename(swept / first.name)
+    assert found("runs") == [second, hidden]  # nobody says that the folder is a sweep's
+    (swept / "sweep.json").write_text("{}")
+    assert found("runs") == [second, hidden, swept / first.name]
+    assert found("runs/sweep-a2c") == [swept / first.name]
 
 
 def test_a_run_that_is_given_twice_counts_once():
@@ -551,7 +558,7 @@ def test_normalised_scores_are_pooled_over_tasks():
     ("normalize", "words"),
     [
         ("optimum", r"CartPole-v1 can't be normalised by its optimum: it has no exact model; give"),
-        ({"Cartpole": (0, 1)}, "names 'Cartpole', and no run is on it; did you mean CartPole-v1"),
+        ({"Cartpool": (0, 1)}, "names 'Cartpool', and no run is on it; did you mean CartPole-v1"),
         ({}, "does not say what 0 and 1 are on CartPole-v1"),
         ({"CartPole-v1": (5, 5)}, "is 5:5 on CartPole-v1"),
         ({"CartPole-v1": (0, float("nan"))}, "is 0:nan on CartPole-v1"),
@@ -670,7 +677,7 @@ def test_bad_usage_is_one_line(cli, arguments, words):
 
 def test_normalize_from_the_command_line(cli):
     two_settings()
-    done = cli("compare", "runs", "--normalize", "CartPole-v1=0:10", "--json")
+    done = cli("compare", "runs", "--normalize", "CartPole=0:10", "--json")
     assert json.loads(done.out)["groups"][0]["iqm"]["value"] == pytest.approx(0.4)
 
 

@@ -17,6 +17,7 @@ from rlkit.errors import UsageError
 from rlkit.many.batch import Ledger, Record
 from rlkit.many.child import Training, is_of
 from rlkit.many.jobs import make_slots, visible_gpus
+from rlkit.many.plans import keep_plan, plan_training
 from rlkit.many.sweep import Plan
 from rlkit.many.watch import Curve, run_of
 from rlkit.run.folder import RunFolder
@@ -230,6 +231,20 @@ def test_a_run_of_another_plan_in_the_same_place_is_not_taken_for_ones_own(tmp_p
         *({"recipe": {"gamma": 0.8, "envs": 4}}, {"recipe": {}}, {"recipe": None}),
     ):
         assert not is_of(RunFolder(tmp_path, config | change), told)
+
+
+def test_a_plan_of_a_time_with_fewer_options_is_the_same_plan(tmp_path):
+    made = plan_training("a2c", "CartPole", {}, None)
+    older = {k: v for k, v in made.options.items() if k != "strict"}
+    keep_plan(tmp_path / "sweep.json", {"options": older}, "--sweep-dir")
+    keep_plan(tmp_path / "sweep.json", {"options": made.options}, "--sweep-dir")
+    with pytest.raises(UsageError, match="another plan"):
+        keep_plan(tmp_path / "sweep.json", {"options": {**older, "strict": True}}, "--sweep-dir")
+    config = {**made.options, "agent": "a2c", "seed": 1, "env_options": {}, "recipe": {}}
+    del config["strict"]
+    told = made.job(tmp_path, "seed=1", {}, 1).document
+    assert is_of(RunFolder(tmp_path, config), told)
+    assert not is_of(RunFolder(tmp_path, config | {"strict": True}), told)
 
 
 def test_gpus_are_taken_in_turn(monkeypatch):

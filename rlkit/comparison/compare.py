@@ -21,6 +21,7 @@ from rlkit.comparison.measures import (
     summarise,
 )
 from rlkit.comparison.result import Comparison, Group, Optimum
+from rlkit.envs.names import short_name
 from rlkit.errors import UsageError
 from rlkit.registry import did_you_mean
 from rlkit.run.files import read_json
@@ -225,6 +226,7 @@ def _scales(
     if isinstance(normalize, str):
         return {group.name: _by_optimum(group, metric, optima, unsolved) for group in members}
     tasks = {group.task: str(group.curves[0].run.config["env"]) for group in members}
+    normalize = {_full_name(name, tasks): scale for name, scale in normalize.items()}
     for name in normalize:
         if name not in {*tasks, *tasks.values()}:
             hint = did_you_mean(name, tasks, f"there are: {', '.join(tasks)}")
@@ -245,6 +247,13 @@ def _scales(
             )
         found[group.name] = low, high
     return found
+
+
+def _full_name(name: str, tasks: Mapping[str, str]) -> str:
+    """An environment's name in full, where runs are on it: "CartPole" is "CartPole-v1"."""
+    if name in tasks:
+        return name
+    return next((env for env in tasks.values() if short_name(env) == short_name(name)), name)
 
 
 def _by_optimum(

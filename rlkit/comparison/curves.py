@@ -99,7 +99,7 @@ def _meant(name: str, run_dir: Path) -> list[Path]:
             return [place]
     for place in places:
         if place.is_dir():
-            inside = sorted(path for path in place.iterdir() if _is_run(path))
+            inside = _runs_in(place)
             if inside:
                 return inside
     if _SPECIAL.intersection(name):
@@ -112,6 +112,14 @@ def _meant(name: str, run_dir: Path) -> list[Path]:
         if begun:
             return begun
     return [Path(name)]
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The runs in a folder, and in the sweeps there."""
+    found = sorted(path for path in folder.iterdir() if _is_run(path))
+    for sweep in sorted(folder.glob("*/sweep.json")):
+        found += sorted(path for path in sweep.parent.iterdir() if _is_run(path))
+    return found
 
 
 def _beside(place: Path) -> Iterator[Path]:

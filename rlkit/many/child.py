@@ -15,6 +15,7 @@ from rlkit.many.watch import Curve, run_of
 from rlkit.run.files import remove
 from rlkit.run.folder import RunFolder
 from rlkit.run.lock import locked
+from rlkit.training.options import RunOptions
 
 if TYPE_CHECKING:
     from rlkit.training.api import Trained
@@ -49,7 +50,8 @@ def is_of(run: RunFolder, told: Mapping[str, Any]) -> bool:
     if not isinstance(recipe, dict) or not told["recipe"].items() <= recipe.items():
         return False
     wanted = {**told["options"], "agent": told["agent"], "env_options": told["env_options"]}
-    return all(run.config.get(k) == v for k, v in wanted.items() if k not in WHEREVER)
+    config = {**RunOptions().to_json(), **run.config}  # it may be of a time with fewer options
+    return all(config.get(k) == v for k, v in wanted.items() if k not in WHEREVER)
 
 
 def work(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,8 +32,12 @@ def plan_training(
     told = options if isinstance(options, RunOptions) else run_options(options or {})
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", told.device):
         raise UsageError(f"device (--device) is {told.device!r}; allowed: auto, cpu, cuda, cuda:I")
-    given = {k: v for k, v in told.to_json().items() if k not in ("seed", "run_dir")}
-    return Training(agent, resolve(env).name, given, dict(env_options or {}))
+    return Training(agent, resolve(env).name, common_options(told), dict(env_options or {}))
+
+
+def common_options(told: RunOptions) -> dict[str, Any]:
+    """What all runs of a sweep or a study are told alike, as JSON values."""
+    return {k: v for k, v in told.to_json().items() if k not in ("seed", "run_dir")}
 
 
 def check_seeds(seeds: Sequence[int]) -> Sequence[int]:
@@ -83,6 +87,8 @@ def same_plan(where: str, found: Any, plan: Mapping[str, Any], remedy: str) -> N
     """Raise UsageError, with the first difference, where the plan found is not this one."""
     if not isinstance(found, dict):
         raise UsageError(f"{where} holds no plan of rlkit's; choose another {remedy}")
+    if isinstance(found.get("options"), dict):  # of a time when there were fewer
+        found = {**found, "options": {**common_options(RunOptions()), **found["options"]}}
     for name, value in plan.items():
         if found.get(name) != value:
             was, now = _difference(found.get(name), value)
