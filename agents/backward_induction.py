@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from rlkit.errors import UsageError
 from rlkit.mdp.bellman import backup, greedy, rounding
 from rlkit.mdp.criteria import FiniteHorizonSolution
+from rlkit.mdp.goal import Reached, Watch
 from rlkit.mdp.model import MDP, FloatArray
 from rlkit.system import require_memory
 
@@ -20,7 +21,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 
 def backward_induction(
-    mdp: MDP, horizon: int, final: ArrayLike | None = None
+    mdp: MDP, horizon: int, final: ArrayLike | None = None, watch: Watch | None = None
 ) -> FiniteHorizonSolution:
     """Maximise the expected sum of γ^t r_t over `horizon` steps; γ may be 1.
 
@@ -29,6 +30,7 @@ def backward_induction(
         horizon: H, the number of steps, 1 or more.
         final: (S,) what it is worth to be in a state when the steps are over; without it 0. It is
             not paid in terminal states, nor where the episode has ended.
+        watch: whom to tell after each step how many are done, as sweeps.
 
     Raises:
         UsageError: the horizon is less than 1, `final` has another shape or holds what is no
@@ -54,6 +56,9 @@ def backward_induction(
         Q, values[t] = backup(mdp, V)
         policy[t, mdp.live] = mdp.actions[greedy(mdp, Q, 2.0 * (error + margin))]
         error = mdp.gamma * (1.0 + (mdp.width + 2) * _EPS) * error + margin
+        seconds = perf_counter() - begun
+        if watch is not None and seconds >= watch.after:
+            watch.tell(Reached(horizon - t, seconds, error))
     start = None if mdp.start is None else float(mdp.start @ values[0])
     return FiniteHorizonSolution(values, policy, error, mdp.gamma, start, perf_counter() - begun)
 

@@ -8,14 +8,14 @@ values are those of this policy, and their bounds are proven as anywhere: HiGHS 
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
 from rlkit.errors import RunError
 from rlkit.mdp.bellman import backup, greedy, policy_rewards
-from rlkit.mdp.bounds import Bounds, Certifier
+from rlkit.mdp.bounds import Bounds
+from rlkit.mdp.certifier import Certifier
 from rlkit.mdp.goal import Goal
-from rlkit.mdp.linear import policy_values
+from rlkit.mdp.linear import linear_program, policy_values
 from rlkit.mdp.model import MDP
 from rlkit.mdp.solver import exact_solver
 
@@ -30,12 +30,8 @@ def linear_programming(mdp: MDP, goal: Goal) -> Bounds:
     )
     scale = float(np.abs(mdp.r).max(initial=0.0)) or 1.0  # HiGHS' tolerances are absolute
     limits = [(0, 0) if end else (None, None) for end in mdp.terminal]
-    found = linprog(
-        np.ones(mdp.n_states),
-        mdp.gamma * mdp.P - here,
-        -mdp.r / scale,
-        bounds=limits,
-        method="highs",
+    found = linear_program(
+        np.ones(mdp.n_states), mdp.gamma * mdp.P - here, -mdp.r / scale, limits, goal
     )
     if found.status != 0:
         raise RunError(

@@ -12,7 +12,8 @@ from functools import partial
 import numpy as np
 
 from rlkit.mdp.bellman import backup, greedy, policy_matrix, policy_rewards, rounding
-from rlkit.mdp.bounds import Bounds, Certifier
+from rlkit.mdp.bounds import Bounds
+from rlkit.mdp.certifier import Certifier
 from rlkit.mdp.compact import NO_PAIR, Compact, worth_compiling
 from rlkit.mdp.goal import Goal
 from rlkit.mdp.graph import proper_choice

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from rlkit.mdp.bellman import backup, greedy, policy_rewards, rounding
-from rlkit.mdp.bounds import Bounds, Certifier
+from rlkit.mdp.bounds import Bounds
+from rlkit.mdp.certifier import Certifier
 from rlkit.mdp.compact import Compact, worth_compiling
 from rlkit.mdp.goal import Goal
 from rlkit.mdp.graph import proper_choice

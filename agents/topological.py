@@ -3,7 +3,7 @@
 Dai, Mausam, Weld and Goldsmith, Topological Value Iteration Algorithms (Journal of Artificial
 Intelligence Research 42, 2011). A component that is a single state takes one backup, whatever its
 self-loops; small ones policy iteration or Gauss–Seidel sweeps, all of them compiled; large ones
-what `rlkit.solve` would take for a model of their own. See rlkit/mdp/components.py.
+what `rlkit.solve` would take for a model of their own. See rlkit/mdp/in_turn.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from rlkit.mdp.bounds import Bounds
 from rlkit.mdp.compact import Compact
 from rlkit.mdp.compiled_solver import certified
-from rlkit.mdp.components import NEARLY_ALL, Components, settle_components
-from rlkit.mdp.flow import Flow, flow_order
+from rlkit.mdp.components import NEARLY_ALL, Components
+from rlkit.mdp.flow import Flow
 from rlkit.mdp.goal import Goal
+from rlkit.mdp.in_turn import settle_components
 from rlkit.mdp.iterate import Iterate
 from rlkit.mdp.model import MDP
+from rlkit.mdp.order import Order, flow_order
 from rlkit.mdp.solver import exact_solver
 from rlkit.mdp.upwind import Upwind
 
@@ -36,14 +38,14 @@ def topological(mdp: MDP, goal: Goal) -> Bounds:
     if found.largest <= 1:
         n = found.order.size
         in_turn = InTurn(found.starts, np.zeros(n, dtype=np.int64))
-        return certified(mdp, goal, in_turn, (found.order, np.array([0, n])))
+        return certified(mdp, goal, in_turn, Order(found.order, np.array([0, n])))
     component = np.empty(mdp.n_states, dtype=np.int32)
     component[found.order] = np.repeat(np.arange(found.count), np.diff(found.starts))
     # Inside a component, states follow one another along the way from the ends.
     flow, levels = flow_order(mdp, Compact.of(mdp))
     places = np.argsort(component[flow], kind="stable")
     in_turn = InTurn(found.starts, np.searchsorted(levels, places, side="right"))
-    return certified(mdp, goal, in_turn, (flow[places], levels))
+    return certified(mdp, goal, in_turn, Order(flow[places], levels))
 
 
 class InTurn:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from rlkit.mdp.bellman import q_values, state_max
-from rlkit.mdp.bounds import Bounds, Certifier
+from rlkit.mdp.bounds import Bounds
+from rlkit.mdp.certifier import Certifier
 from rlkit.mdp.compact import Compact, worth_compiling
 from rlkit.mdp.goal import Goal
 from rlkit.mdp.model import MDP

@@ -14,7 +14,11 @@ from scipy.sparse import csr_array
 from rlkit import MDP, evaluate_policy, registry, solve
 from rlkit.errors import ModelError, RlkitWarning, RunError
 from rlkit.mdp.bellman import q_values, state_max
-from rlkit.mdp.bounds import Unproven, longest_times, macqueen_shifts
+from rlkit.mdp.bounds import macqueen_shifts
+from rlkit.mdp.coarse import narrowed, no_bounds
+from rlkit.mdp.episodic import merge_free_loops
+from rlkit.mdp.goal import Goal
+from rlkit.mdp.inductive import Unproven, longest_times
 
 METHODS = sorted(registry.SOLVERS)
 SEEDS = st.integers(0, 10**6)
@@ -67,6 +71,23 @@ def test_undiscounted_models_without_positive_rewards(seed):
                 solve(mdp, method)
         else:
             assert_encloses(solve(mdp, method, tol=1e-6), optimum, 1e-6)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(seed=SEEDS, rewards=st.sampled_from([(-3, -1, 0), (0, 1, 2), (-2, 0, 1)]))
+def test_bounds_of_solves_that_are_stopped_at_once(seed, rewards):
+    mdp = random_mdp(seed, 1.0, rewards=rewards)
+    optimum = undiscounted_optimum(mdp)
+    if optimum is None:
+        return
+    merged = merge_free_loops(mdp, Goal(1e-6, np.inf))
+    for states in (0, 100):  # up to which there is time for a policy
+        nothing = no_bounds(merged.mdp, np.zeros(merged.mdp.n_states))
+        found = narrowed(merged.mdp, nothing, states, lambda: None)
+        if states:
+            assert np.all(np.isfinite(found.lower))
+        for state, exact in zip(merged.state, optimum, strict=True):
+            assert found.lower[state] <= exact <= found.upper[state]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -97,7 +97,7 @@ def test_a_second_ctrl_c_ends_the_search_for_bounds(monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlkit.mdp.solver.reached_bounds", interrupted)
+    monkeypatch.setattr("rlkit.mdp.solver.stopped_bounds", interrupted)
     with pytest.warns(RlkitWarning, match="values are certified to nothing yet"):
         solution = solve(
             fair_walk(50, 0.9), "value-iteration", watch=Watch(interrupted, after=1e-9)

@@ -286,6 +286,19 @@ def test_the_command_line_takes_a_horizon(cli):
     assert "value of the start  -13" in called.out
     assert "│S ↑  │" in called.out
     assert FiniteHorizonSolution.load("cliff.npz").horizon == 20
+    assert "drew cliff.png\n" in cli("solve", "cliff", "--horizon", "20", "--plot", "cliff.png").out
+    assert Path("cliff.png").stat().st_size > 10_000
+
+
+def test_a_watcher_is_told_how_many_steps_are_done():
+    told = []
+    found = backward_induction(made("forest"), 9, watch=Watch(told.append))
+    assert [at.sweeps for at in told] == list(range(1, 10))
+    assert told[-1].error == found.error_bound
+    assert told[-1].seconds <= found.seconds
+    told.clear()
+    backward_induction(made("forest"), 9, watch=Watch(told.append, after=60.0))
+    assert not told
 
 
 def test_a_watcher_is_told_how_far_an_average_is_known():
@@ -312,7 +325,7 @@ def test_the_command_line_takes_an_average(cli):
     [
         ("forest --average --horizon 3", "--average and --horizon are both given"),
         ("forest --average --method value-iteration", "--method does not go with --average"),
-        ("forest --horizon 3 --plot x.png", "--plot does not go with --horizon"),
+        ("forest --average --plot x.png", "--plot does not go with --average"),
         ("forest --average --gamma 0.9", "--gamma does not go with --average"),
         ("forest --horizon 0", "horizon is 0; allowed"),
         ("maze --average", "the episode may end in state 198"),

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 import rlkit
+from rlkit.agents.backward_induction import backward_induction
 from rlkit.envs.gridworld import GridWorld
 from rlkit.envs.make import make_env
 from rlkit.errors import UsageError
@@ -183,6 +184,22 @@ def test_the_picture_says_values_method_discount_and_error():
     assert "4x3 · policy-iteration, γ = 1" in words
     assert any("certified error ≤" in word and "start 0.7053" in word for word in words)
     assert drawn.axes[0].child_axes[0].get_ylabel() == "value V(s)"
+
+
+def test_the_picture_of_a_horizon_is_that_of_its_first_step():
+    env = GridWorld("russell-norvig")
+    layout = layout_of(env)
+    short = backward_induction(rlkit.MDP.from_gymnasium(env, 1.0), 3)
+    drawn = figure(short, layout)
+    words = {text.get_text() for text in drawn.axes[0].texts}
+    assert f"{short.values[0].max():.3f}" in words
+    assert "backward-induction, γ = 1, 3 steps to go" in words
+    (arrows,) = [item for item in drawn.axes[0].collections if hasattr(item, "U")]
+    for x, y, dx, dy in zip(arrows.X, arrows.Y, arrows.U, arrows.V, strict=True):
+        action = short.policy[0][layout.states[round(y), round(x)]]
+        assert (np.sign(dy), np.sign(dx)) == STEPS[layout.arrows[action]]
+    (line,) = figure(short).axes[0].lines
+    np.testing.assert_array_equal(line.get_ydata(), np.sort(short.values[0])[::-1])
 
 
 @pytest.mark.parametrize(("size", "arrows"), [(50, 2228), (150, 50 * 50)])

@@ -12,11 +12,12 @@ from scipy.sparse.csgraph import shortest_path
 
 from rlkit import MDP, solve
 from rlkit.envs.gridworld import GridWorld
-from rlkit.mdp import bellman, bounds, kernels
+from rlkit.mdp import bellman, inductive, kernels
 from rlkit.mdp.compact import Compact
-from rlkit.mdp.flow import arrange, flow_order
+from rlkit.mdp.flow import arrange
 from rlkit.mdp.graph import end_components, unending_states
 from rlkit.mdp.krylov import bicgstab
+from rlkit.mdp.order import flow_order
 from rlkit.mdp.parallel import Sweeps
 
 SEEDS = range(8)
@@ -148,12 +149,12 @@ def test_proofs_without_q_are_those_with_it():
     V = solve(mdp, "policy-iteration", tol=1e-9).values
     Q = bellman.q_values(mdp, V)
     for gap in (1e-6, 1e-3):
-        tied = bounds._within(mdp, V, Q, gap)
-        np.testing.assert_array_equal(bounds._within(mdp, V, np.empty(0), gap), tied)
-        w = bounds.longest_times(mdp, tied)
+        tied = inductive._within(mdp, V, Q, gap)
+        np.testing.assert_array_equal(inductive._within(mdp, V, np.empty(0), gap), tied)
+        w = inductive.longest_times(mdp, tied)
         for down, up in itertools.product((-1e-8, 0.0, 1e-8), repeat=2):
             found = [
-                bounds._enclosed(mdp, V - down * w, V + up * w, tied, compiled)
+                inductive._enclosed(mdp, V - down * w, V + up * w, tied, compiled)
                 for compiled in (False, True)
             ]
             assert found == [down > 0 and up > 0] * 2, (gap, down, up)

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from rlkit import MDP, registry, solve
+from rlkit import MDP, evaluate_policy, registry, solve
 from rlkit.envs.gridworld import GridWorld
 from rlkit.errors import ModelError, RlkitWarning, UsageError
+from rlkit.mdp import certifier
+from rlkit.mdp.goal import OutOfTimeError
 
 METHODS = sorted(registry.SOLVERS)
 TOL = 1e-2  # of values of 10⁵
@@ -74,12 +76,85 @@ def test_ctrl_c_returns_the_bounds_reached_so_far(method):
     assert np.all(exact.lower <= solution.upper)
 
 
-def test_bounds_that_are_not_known_yet_are_infinite():
-    # γ = 1, and the values are still so far off that nothing can be proven.
-    with pytest.warns(RlkitWarning, match="are over"):
-        solution = solve(fair_walk(3000, 1.0), "value-iteration", max_seconds=0.05)
-    assert np.all(solution.lower <= solution.values)
-    assert np.all(solution.values <= solution.upper)
+@pytest.fixture
+def at_a_loss(monkeypatch):
+    """Nothing can be proven of the values; but there is time."""
+    monkeypatch.setattr(certifier, "reached_bounds", lambda *_: None)
+    monkeypatch.setattr(certifier, "_GRACE", 60.0)
+
+
+def stopped(r):
+    """What is left of a solve of a fair walk with rewards r at γ = 1, and the exact values."""
+    walk = fair_walk(len(r), 1.0)
+    mdp = MDP.from_pairs(walk.P, r, walk.offsets, 1.0)
+    exact = evaluate_policy(mdp, np.zeros(len(r), dtype=int))
+    found = certifier.stopped_bounds(mdp, np.random.default_rng(6).normal(size=len(r)))
+    slack = 1e-9 * np.abs(exact).max()
+    assert np.all(found.lower <= np.minimum(found.values, exact + slack))
+    assert np.all(found.upper >= np.maximum(found.values, exact - slack))
+    return found, exact
+
+
+@pytest.mark.usefixtures("at_a_loss")
+def test_costs_are_bounded_before_values_are_any_good():
+    # They are nothing at most, and what it takes to go on until it ends for sure at least.
+    found, exact = stopped(-np.ones(500))
+    s = np.arange(500)
+    np.testing.assert_allclose(exact, -(s + 1.0) * (500 - s))
+    assert np.all(found.upper <= 0.0)
+    np.testing.assert_allclose(found.lower, exact, rtol=1e-6)
+
+
+def test_rewards_for_ending_bound_the_values(at_a_loss, monkeypatch):
+    monkeypatch.setattr(certifier, "_PROMPT", 0)  # as of large models: no linear systems
+    r = np.zeros(500)
+    r[[0, -1]] = 4.0, 1.0  # which end half of the time: they are worth 8 and 2
+    found, exact = stopped(r)
+    assert exact.max() > 7.98
+    assert exact.min() < 2.02
+    np.testing.assert_allclose(found.lower, 2.0, rtol=1e-6)
+    np.testing.assert_allclose(found.upper, 8.0, rtol=1e-6)
+
+
+def test_where_rewards_are_of_both_signs_nothing_is_known_from_above(at_a_loss, monkeypatch):
+    r = np.where(np.arange(500) % 3, -1.0, 1.0)
+    found, exact = stopped(r)
+    np.testing.assert_allclose(found.lower, exact, rtol=1e-6)
+    assert np.all(found.upper == np.inf)
+    monkeypatch.setattr(certifier, "_PROMPT", 0)
+    assert np.all(stopped(r)[0].lower == -np.inf)
+
+
+def test_wide_bounds_are_cut_where_no_value_can_be():
+    mdp = fair_walk(500, 1.0)
+    assert certifier.reached_bounds(mdp, np.zeros(500)).upper.max() > 1e5
+    assert np.all(certifier.stopped_bounds(mdp, np.zeros(500)).upper <= 0.0)
+
+
+@pytest.mark.parametrize("late", [1, 2, 3])
+def test_time_limits_hold_while_loops_are_looked_for(monkeypatch, late):
+    calls = []
+
+    def check_time(goal):
+        calls.append(goal)
+        if len(calls) == late:
+            raise OutOfTimeError
+
+    monkeypatch.setattr("rlkit.mdp.goal.Goal.check_time", check_time)
+    # Loops at 0 in the first two states, and one at a profit, less the cost to get there.
+    P = csr_array(np.eye(4)[[0, 1, 1, 0, 3, 2, 3]] * [[1], [1], [1], [1], [1], [1], [0]])
+    mdp = MDP.from_pairs(P, [0, 0, 0, 0, 1.0, -2.0, -1.0], [0, 1, 3, 5, 7], 1.0)
+    with pytest.warns(RlkitWarning, match="are over .* certified to nothing yet"):
+        solution = solve(mdp, "value-iteration", max_seconds=60.0)
+    assert solution.error_bound == np.inf
+
+
+def test_linear_programs_are_stopped():
+    since = time.perf_counter()
+    mdp = GridWorld(size=80, slip=0.3).mdp(0.999)
+    with pytest.warns(RlkitWarning, match=r"max_seconds=0\.2 are over .* certified to within"):
+        solve(mdp, "linear-programming", max_seconds=0.2)
+    assert time.perf_counter() - since < 10
 
 
 @pytest.mark.parametrize("method", METHODS)

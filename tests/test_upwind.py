@@ -14,11 +14,12 @@ from rlkit import MDP, solve
 from rlkit.envs.grid_maps import GridMaps, model
 from rlkit.envs.grids import frozen_lake
 from rlkit.envs.gridworld import GridWorld
-from rlkit.mdp import flow as flow_module
-from rlkit.mdp import upwind
+from rlkit.mdp import compiled_solver, upwind
+from rlkit.mdp import order as order_module
 from rlkit.mdp.compact import Compact
-from rlkit.mdp.flow import _predecessors, ending_rewards, flow_order, upwind_order
+from rlkit.mdp.compiled_solver import Ordered
 from rlkit.mdp.graph import can_end
+from rlkit.mdp.order import _predecessors, ending_rewards, flow_order, upwind_order
 
 
 def walled(n, seed=0, share=0.1):
@@ -192,8 +193,8 @@ def test_many_maps_with_crashes_at_once_take_few_sweeps(size, maps, gamma):
 
 def test_at_gamma_1_a_model_is_searched_once(monkeypatch):
     seen = []
-    search = flow_module._predecessors
-    monkeypatch.setattr(flow_module, "_predecessors", lambda x: seen.append(x) or search(x))
+    search = order_module._predecessors
+    monkeypatch.setattr(order_module, "_predecessors", lambda x: seen.append(x) or search(x))
     solve(GridWorld(size=160, slip=0.2).mdp(1.0), "upwind-gauss-seidel")
     assert len(seen) == 1
 
@@ -207,3 +208,21 @@ def test_lakes_without_discount_are_certified(seed):
     solution = solve(large, "upwind-gauss-seidel")
     assert solution.error_bound <= 1e-6
     assert solution.sweeps <= 3600
+
+
+def test_the_proof_for_a_lake_takes_no_longer_because_some_episodes_do(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the time that the longest episodes take was asked for")
+
+    lake = frozen_lake(1.0, size=120, seed=1)
+    exact = solve(lake, "inexact-policy-iteration", tol=1e-9)
+    for name in ("_until_all_end", "longest"):
+        monkeypatch.setattr(Ordered, name, refuse)
+    for tol in (1e-4, 1e-6):
+        found = solve(lake, "upwind-gauss-seidel", tol)
+        assert found.error_bound <= tol
+        assert np.all(found.lower <= exact.upper)
+        assert np.all(exact.lower <= found.upper)
+    monkeypatch.setattr(compiled_solver, "_MOST_STEPS", 2)  # in which nearly no episode ends
+    with pytest.raises(AssertionError, match="longest episodes"):
+        solve(lake, "upwind-gauss-seidel")

@@ -25,13 +25,14 @@ _SLOWER, _LONGEST_SECONDS = 1.2, 60.0  # each line waits longer than the one bef
 class SolveProgress:
     """The progress of solves to an error of at most `tol`, on `console`; nothing of short ones.
 
-    Use it as a context manager, and its `watch` as the solver's; or call `update`.
+    Use it as a context manager, and its `watch` as the solver's; or call `update`. steps: how many
+    sweeps will do, where that is known.
     """
 
-    def __init__(self, console: Console, tol: float) -> None:
+    def __init__(self, console: Console, tol: float, steps: int | None = None) -> None:
         self.watch = Watch(self.update, _QUIET_SECONDS, _SHARE)
         self._console = console
-        self._tol = tol
+        self._tol, self._steps = tol, steps
         self._method = ""
         self._course: deque[Reached] = deque(maxlen=_POINTS)
         self._first_error = math.inf
@@ -60,28 +61,39 @@ class SolveProgress:
         if now - self._shown_at < self._wait:
             return
         self._shown_at = now
-        text = _told(reached, self._tol, seconds_left(self._course, self._tol))
+        if self._steps is not None:
+            done: float | None = reached.sweeps / self._steps
+            text = _counted(reached, self._steps)
+        else:
+            done = self._share(reached.error)
+            text = _told(reached, self._tol, seconds_left(self._course, self._tol))
         text = f"{method}: {text}" if method else text
         if self._console.is_terminal:
-            self._show(reached.error, text)
+            self._show(done, text)
         else:
             self._wait = min(self._wait * _SLOWER, _LONGEST_SECONDS)
             self._console.print(text)
 
-    def _show(self, error: float, text: str) -> None:
-        """The bar grows with the logarithm of the error; without a known error it has no end."""
+    def _share(self, error: float) -> float | None:
+        """What is done, which grows with the logarithm of the error; None without a known error."""
+        if math.isinf(self._first_error):
+            self._first_error = error
+        if not (0 < error < math.inf and self._first_error > self._tol):
+            return None
+        done = math.log(self._first_error / error) / math.log(self._first_error / self._tol)
+        return min(max(done, 0.0), 1.0)
+
+    def _show(self, done: float | None, text: str) -> None:
+        """The bar for a share that is done; for None it has no end."""
         if self._bar is None:
             self._bar = _bar(self._console)
             self._bar.add_task("", total=None, told="")
             self._bar.start()
         (task,) = self._bar.task_ids
-        if math.isinf(self._first_error):
-            self._first_error = error
-        if 0 < error < math.inf and self._first_error > self._tol:
-            done = math.log(self._first_error / error) / math.log(self._first_error / self._tol)
-            self._bar.update(task, total=1.0, completed=min(max(done, 0.0), 1.0))
-        else:
+        if done is None:
             self._bar.update(task, total=None)
+        else:
+            self._bar.update(task, total=1.0, completed=done)
         self._bar.update(task, told=text)
         self._bar.refresh()
 
@@ -96,6 +108,12 @@ def _told(reached: Reached, tol: float, left: float | None) -> str:
     if left is not None:
         parts.append(f"about {_duration(left)} left")
     return "  ".join(parts)
+
+
+def _counted(reached: Reached, steps: int) -> str:
+    left = reached.seconds * (steps / reached.sweeps - 1)
+    parts = [f"step {reached.sweeps:,.0f} of {steps:,}", _duration(reached.seconds)]
+    return "  ".join([*parts, f"about {_duration(left)} left"])
 
 
 def _duration(seconds: float) -> str:

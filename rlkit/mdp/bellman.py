@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
-from rlkit.mdp.compact import Compact, compiled_by_now
+from rlkit.mdp.compact import Compact, compiled_by_now, worth_compiling
 from rlkit.mdp.model import MDP, BoolArray, FloatArray, IntArray
 from rlkit.mdp.parallel import Sweeps
 
@@ -20,7 +20,7 @@ def backup(mdp: MDP, V: FloatArray, threads: int = 1) -> tuple[FloatArray, Float
 
     threads: how many at most share the sweep of a large model.
     """
-    if not compiled_by_now(mdp):
+    if not worth_compiling(mdp):  # and never by what is loaded: sums are rounded in another order
         Q = q_values(mdp, V)
         return Q, state_max(mdp, Q)
     Q, TV = np.empty(mdp.n_pairs), np.empty(mdp.n_states)

@@ -24,7 +24,10 @@ def worth_compiling(mdp: MDP) -> bool:
 
 
 def compiled_by_now(mdp: MDP) -> bool:
-    """Whether there is nothing to load: compiled kernels have had to do with the model already."""
+    """Whether there is nothing to load: compiled kernels have had to do with the model already.
+
+    Ask this only where nothing is rounded, so that what was solved before does not change results.
+    """
     return worth_compiling(mdp) or mdp in _made
 
 

@@ -20,7 +20,15 @@ from rlkit.mdp.solver import InterruptedWarning
 
 _MOST_FOR_A_PROGRAM = 5_000  # states; HiGHS takes a minute or more for some models beyond
 _CLOSER = 1.01  # sweeps from one point of a curve to the next, as a ratio
-_COMPILED = ("kernels", "flow", "upwind", "components", "ell")  # modules of rlkit.mdp
+_COMPILED = (
+    "kernels",
+    "order",
+    "flow",
+    "upwind",
+    "components",
+    "in_turn",
+    "ell",
+)  # modules of rlkit.mdp
 _UNCOMPILED = {"value-iteration", "policy-iteration", "modified-policy-iteration"}
 
 

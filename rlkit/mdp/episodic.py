@@ -18,11 +18,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linprog
 from scipy.sparse import csr_array, hstack
 
 from rlkit.errors import ModelError
+from rlkit.mdp.goal import Goal
 from rlkit.mdp.graph import end_components, proper_choice, states, unending_states
+from rlkit.mdp.linear import linear_program
 from rlkit.mdp.model import MDP, BoolArray, IntArray
 
 
@@ -67,21 +68,23 @@ class Merged:
         return choice[original.live]
 
 
-def merge_free_loops(mdp: MDP) -> Merged:
+def merge_free_loops(mdp: MDP, goal: Goal) -> Merged:
     """The γ = 1 model in the form that solvers can take.
 
     Raises:
         ModelError: the value is unbounded or undefined; names the states in question.
+        OutOfTimeError: the goal's time is over before that is known.
     """
-    labels, free = end_components(mdp, mdp.r == 0)
+    labels, free = end_components(mdp, mdp.r == 0, goal.check_time)
     merged = _merge(mdp, labels, free) if free.any() else _as_it_is(mdp)
+    goal.check_time()
     endless = unending_states(merged.mdp)
     if endless.size:
         raise ModelError(
             f"{states(merged.members(endless))} can reach no terminal state under any policy, so "
             "the value at gamma=1 is not finite; use gamma < 1, or let the episode end there"
         )
-    _refuse_gainful_loops(merged)
+    _refuse_gainful_loops(merged, goal)
     return merged
 
 
@@ -114,7 +117,7 @@ def _merge(mdp: MDP, labels: IntArray, free: BoolArray) -> Merged:
     return Merged(mdp, small, state, pair[order], free)
 
 
-def _refuse_gainful_loops(merged: Merged) -> None:
+def _refuse_gainful_loops(merged: Merged, goal: Goal) -> None:
     """Refuse end components in which some policy earns 0 or more a step on average."""
     mdp = merged.mdp
     gains = np.flatnonzero((mdp.r > 0) & ~mdp.ends)
@@ -123,11 +126,12 @@ def _refuse_gainful_loops(merged: Merged) -> None:
     rows = mdp.P[gains]
     if np.all(np.add.reduceat(mdp.terminal[rows.indices], rows.indptr[:-1])):
         return  # each may end at once, so that none is inside an end component
-    labels, internal = end_components(mdp, np.ones(mdp.n_pairs, dtype=bool))
+    every = np.ones(mdp.n_pairs, dtype=bool)
+    labels, internal = end_components(mdp, every, goal.check_time)
     for label in np.unique(labels[mdp.pair_state[internal & (mdp.r > 0)]]):
         members = np.flatnonzero(labels == label)
         pairs = np.flatnonzero(internal & (labels[mdp.pair_state] == label))
-        gain = _best_gain(mdp, members, pairs)
+        gain = _best_gain(mdp, members, pairs, goal)
         if gain >= -1e-9 * float(np.abs(mdp.r[pairs]).max()):
             raise ModelError(
                 f"{states(merged.members(members))} can be looped through for ever with an "
@@ -136,7 +140,7 @@ def _refuse_gainful_loops(merged: Merged) -> None:
             )
 
 
-def _best_gain(mdp: MDP, members: IntArray, pairs: IntArray) -> float:
+def _best_gain(mdp: MDP, members: IntArray, pairs: IntArray, goal: Goal) -> float:
     """The largest average reward in an end component: min g with g + h(s) − Σ p h ≥ r for all.
 
     The linear program of Puterman (1994), §8.8, for a communicating model.
@@ -152,7 +156,7 @@ def _best_gain(mdp: MDP, members: IntArray, pairs: IntArray) -> float:
     cost[0] = 1.0
     free: list[tuple[float | None, float | None]] = [(None, None)] * (members.size + 1)
     free[1] = (0.0, 0.0)  # h is determined up to a constant
-    result = linprog(cost, A_ub=-left, b_ub=-mdp.r[pairs], bounds=free, method="highs")
+    result = linear_program(cost, -left, -mdp.r[pairs], free, goal)
     if result.status != 0:
         raise ModelError(
             f"{states(members)} form loops with positive rewards whose gain could not be bounded "

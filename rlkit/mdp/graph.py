@@ -38,7 +38,7 @@ def unending_states(mdp: MDP) -> IntArray:
     """States from which no policy can reach an end."""
     if not compiled_by_now(mdp):
         return np.flatnonzero(~can_end(mdp.P, mdp.pair_state, mdp.ends, mdp.terminal))
-    from rlkit.mdp.flow import flow_order, upwind_order
+    from rlkit.mdp.order import flow_order, upwind_order
 
     # At γ = 1 that is the order that solvers take afterwards.
     order_of = upwind_order if mdp.gamma == 1.0 else flow_order
@@ -88,11 +88,15 @@ def _tries_to_end(mdp: MDP) -> tuple[FloatArray, IntArray]:
     return np.asarray(tries[:S]), np.asarray(onward[:S], dtype=np.int64)
 
 
-def end_components(mdp: MDP, allowed: BoolArray) -> tuple[IntArray, BoolArray]:
+def end_components(
+    mdp: MDP, allowed: BoolArray, check_time: Callable[[], None] = lambda: None
+) -> tuple[IntArray, BoolArray]:
     """Maximal end components of the MDP with the `allowed` pairs only.
 
     An end component is a set of states and pairs that can be stayed in for ever, any state of it
     reaching any other (de Alfaro, Formal Verification of Probabilistic Systems, 1997, §3.3).
+
+    check_time: called now and then; what it raises ends the search.
 
     Returns:
         labels: (S,) the number of each state's component, 0, 1, ...; -1 where it is in none.
@@ -106,6 +110,7 @@ def end_components(mdp: MDP, allowed: BoolArray) -> tuple[IntArray, BoolArray]:
     dead = np.flatnonzero(count == 0)
     trim = _trimmer(mdp)
     while True:
+        check_time()
         trim(dead, kept, count)
         pairs = np.flatnonzero(kept)
         if not pairs.size:

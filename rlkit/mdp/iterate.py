@@ -43,13 +43,13 @@ class Iterate:
     """V (n,) and policy (n,) of a model in flow order.
 
     policy[s] is the number of a pair of `flow`. begun: whether V holds anything. slid: whether a
-    window has gone over all states.
+    window has gone over all states. wanders: whether none would, since policies go to and fro.
     """
 
     def __init__(self, flow: Flow, goal: Goal) -> None:
         self.flow, self.goal = flow, goal
         self.V: FloatArray = np.zeros(flow.n_states)
-        self.begun = self.slid = False
+        self.begun = self.slid = self.wanders = False
         self.policy: UintArray = flow.off[:-1].copy()
         self.size = largest(flow.r)
         self.width = _widest(flow.ptr)

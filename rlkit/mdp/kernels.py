@@ -9,8 +9,9 @@ They work on `Flow` arrays (rlkit/mdp/flow.py) or on a model's own (rlkit/mdp/co
     r     (L,) float64: rewards
 
 Indices are unsigned, since numba wraps signed ones around at each access. One accumulator a row:
-rows are short, and several of them are in flight at once anyway. numba is imported with this
-module, so that nothing which can do without it may import it.
+rows are short, and several of them are in flight at once anyway. Loops over states are not cut up:
+numba inlines `expectation`, but a call of a longer function takes as long as a state does.
+numba is imported with this module, so that nothing which can do without it may import it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlkit.errors import UsageError
+from rlkit.mdp.criteria import FiniteHorizonSolution
 from rlkit.mdp.draw_grid import DOWN, LEFT, RIGHT, UP, WALL, GridLayout, fixed_point
+from rlkit.mdp.model import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +34,7 @@ _STEPS = {UP: (0, -1), RIGHT: (1, 0), DOWN: (0, 1), LEFT: (-1, 0)}  # (x, y), y 
 
 
 def plot(
-    solution: Solution,
+    solution: Solution | FiniteHorizonSolution,
     path: str | os.PathLike[str],
     grid: GridLayout | None = None,
     title: str | None = None,
@@ -40,7 +42,8 @@ def plot(
     """Write a picture of `solution` to `path`, whose ending says the format: png, pdf or svg.
 
     With a `grid` (see `rlkit.mdp.draw_grid.layout_of`) it is a heat map of the values with the
-    policy's arrows; without one, the values of all states in descending order.
+    policy's arrows; without one, the values of all states in descending order. Of a finite horizon
+    it is the first step that is drawn.
 
     Raises UsageError where matplotlib is missing or the ending is another, OSError where the file
     can't be written.
@@ -50,16 +53,23 @@ def plot(
     drawn.savefig(path, bbox_inches="tight", pad_inches=0.15)
 
 
-def figure(solution: Solution, grid: GridLayout | None = None, title: str | None = None) -> Figure:
+def figure(
+    solution: Solution | FiniteHorizonSolution,
+    grid: GridLayout | None = None,
+    title: str | None = None,
+) -> Figure:
     """The picture that `plot` writes, as a matplotlib figure that no window manager knows of."""
     from matplotlib.figure import Figure
 
     drawn = Figure(dpi=150)
     axes = drawn.add_subplot()
+    values, policy = solution.values, solution.policy
+    if isinstance(solution, FiniteHorizonSolution):
+        values, policy = values[0], policy[0]
     if grid is None:
-        _sorted_values(drawn, axes, solution)
+        _sorted_values(drawn, axes, values)
     else:
-        _heat_map(drawn, axes, solution, grid)
+        _heat_map(drawn, axes, values, policy, grid)
     _caption(axes, solution, title)
     return drawn
 
@@ -72,8 +82,10 @@ def check_plot(path: str | os.PathLike[str]) -> None:
         raise UsageError("drawing needs matplotlib, which is not installed: pip install matplotlib")
 
 
-def _caption(axes: Axes, solution: Solution, title: str | None) -> None:
+def _caption(axes: Axes, solution: Solution | FiniteHorizonSolution, title: str | None) -> None:
     method = f"{solution.method}, γ = {solution.gamma:g}"
+    if isinstance(solution, FiniteHorizonSolution):
+        method += f", {solution.horizon:,} steps to go"
     facts = [f"certified error ≤ {solution.error_bound:.1e}"]
     if solution.start_value is not None:
         facts.append(f"value of the start {solution.start_value:.4g}")
@@ -83,11 +95,10 @@ def _caption(axes: Axes, solution: Solution, title: str | None) -> None:
     above(head, xytext=(0, 23), fontsize=11, weight="bold")
 
 
-def _sorted_values(figure: Figure, axes: Axes, solution: Solution) -> None:
+def _sorted_values(figure: Figure, axes: Axes, values: FloatArray) -> None:
     figure.set_size_inches(7.5, 4.2)
-    order = np.argsort(-solution.values, kind="stable")
-    rank = np.arange(1, len(order) + 1)
-    axes.plot(rank, solution.values[order], color="#31688e", linewidth=2, drawstyle="steps-mid")
+    rank = np.arange(1, values.size + 1)
+    axes.plot(rank, -np.sort(-values), color="#31688e", linewidth=2, drawstyle="steps-mid")
     axes.set_xlabel("states, best first")
     axes.set_ylabel("value V(s)")
     axes.grid(alpha=0.3)
@@ -95,7 +106,9 @@ def _sorted_values(figure: Figure, axes: Axes, solution: Solution) -> None:
     axes.margins(x=0.02)
 
 
-def _heat_map(figure: Figure, axes: Axes, solution: Solution, grid: GridLayout) -> None:
+def _heat_map(
+    figure: Figure, axes: Axes, values: FloatArray, policy: IntArray, grid: GridLayout
+) -> None:
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -104,19 +117,19 @@ def _heat_map(figure: Figure, axes: Axes, solution: Solution, grid: GridLayout) 
     figure.set_size_inches(cols * side, rows * side)
     axes.set_position((0, 0, 1, 1))
     inside = (grid.states >= 0) & ~grid.ends
-    values = np.where(inside, grid.spread(solution.values, np.nan), np.nan)
+    cells = np.where(inside, grid.spread(values, np.nan), np.nan)
     colours = ListedColormap(colormaps["viridis"](np.linspace(_DARKEST, 1, 256)))
-    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, interpolation="nearest")
+    image = axes.imshow(np.ma.masked_invalid(cells), cmap=colours, interpolation="nearest")
     bar = axes.inset_axes((1 + 0.15 / (cols * side), 0, 0.2 / (cols * side), 1))
     figure.colorbar(image, cax=bar, label="value V(s)").outline.set_visible(False)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     _paint(axes, grid, side)
-    ink = _ink(image.to_rgba(values)[..., :3])
+    ink = _ink(image.to_rgba(cells)[..., :3])
     labelled = side >= 0.5
-    _draw_arrows(axes, solution, grid, inside, ink, lowered=0.18 if labelled else 0.0)
+    _draw_arrows(axes, policy, grid, inside, ink, lowered=0.18 if labelled else 0.0)
     if labelled:
-        _write_values(axes, values, grid, ink, side)
+        _write_values(axes, cells, grid, ink, side)
 
 
 def _paint(axes: Axes, grid: GridLayout, side: float) -> None:
@@ -141,7 +154,7 @@ def _paint(axes: Axes, grid: GridLayout, side: float) -> None:
 
 def _draw_arrows(
     axes: Axes,
-    solution: Solution,
+    policy: IntArray,
     grid: GridLayout,
     inside: NDArray[np.bool_],
     ink: NDArray[np.str_],
@@ -150,7 +163,7 @@ def _draw_arrows(
     stride = math.ceil(max(grid.shape) / MAX_ARROWS)
     kept = np.zeros_like(inside)
     kept[stride // 2 :: stride, stride // 2 :: stride] = True
-    actions = grid.spread(solution.policy, -1)
+    actions = grid.spread(policy, -1)
     row, col = np.nonzero(inside & kept & (actions >= 0))
     steps = np.array([_STEPS[arrow] for arrow in grid.arrows])[actions[row, col]]
     length = stride * (0.34 if lowered else 0.6)

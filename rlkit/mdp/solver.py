@@ -12,7 +12,9 @@ import numpy as np
 
 from rlkit.errors import ModelError, RlkitWarning, RunError, UsageError
 from rlkit.mdp.bellman import backup, greedy, rounding
-from rlkit.mdp.bounds import Bounds, FreeLoopError, ImpreciseError, reached_bounds
+from rlkit.mdp.bounds import Bounds, FreeLoopError, ImpreciseError
+from rlkit.mdp.certifier import reached_bounds, stopped_bounds
+from rlkit.mdp.coarse import no_bounds
 from rlkit.mdp.episodic import merge_free_loops
 from rlkit.mdp.goal import Goal, OutOfTimeError, Watch
 from rlkit.mdp.graph import states
@@ -91,16 +93,28 @@ def _reached(mdp: MDP, goal: Goal, algorithm: Algorithm) -> Bounds:
         else:
             latest = goal.latest()
         try:
-            bounds = reached_bounds(mdp, latest) or _no_bounds(mdp, latest)
+            bounds = stopped_bounds(mdp, latest)
         except KeyboardInterrupt:  # again: whoever asks can't wait for a proof
-            bounds = _no_bounds(mdp, latest)
-        cause = f"max_seconds={goal.max_seconds:g} are over"
+            bounds = no_bounds(mdp, latest)
         if isinstance(stop, KeyboardInterrupt):
-            kind, cause = InterruptedWarning, "interrupted"
-        why = f"{cause} after {goal.seconds:.3g} s, before tol={goal.tol:g} was reached"
-    far = f"to within {bounds.error:.2g}" if bounds.error < np.inf else "to nothing yet"
-    warn(f"{why}; values are certified {far}", kind, stacklevel=4)
+            kind = InterruptedWarning
+        why = _cut_short(goal, stop)
+    warn(f"{why}; values are certified {_how_far(bounds)}", kind, stacklevel=4)
     return bounds
+
+
+def _cut_short(goal: Goal, stop: BaseException) -> str:
+    interrupted = isinstance(stop, KeyboardInterrupt)
+    cause = "interrupted" if interrupted else f"max_seconds={goal.max_seconds:g} are over"
+    return f"{cause} after {goal.seconds:.3g} s, before tol={goal.tol:g} was reached"
+
+
+def _how_far(bounds: Bounds) -> str:
+    if bounds.error < np.inf:
+        return f"to within {bounds.error:.2g}"
+    sides = {"above": bounds.upper, "below": bounds.lower}
+    known = [side for side, bound in sides.items() if np.all(np.isfinite(bound))]
+    return f"from {known[0]} alone" if known else "to nothing yet"
 
 
 def _certified_error(mdp: MDP, V: FloatArray) -> float:
@@ -112,16 +126,16 @@ def _certified_error(mdp: MDP, V: FloatArray) -> float:
     return math.inf if bounds is None else bounds.error
 
 
-def _no_bounds(mdp: MDP, V: FloatArray) -> Bounds:
-    """All that is known of the value before anything has been proven."""
-    nothing = np.where(mdp.terminal, 0.0, np.inf)
-    return Bounds(V, -nothing, nothing)
-
-
 def _undiscounted(
     mdp: MDP, goal: Goal, algorithm: Algorithm
 ) -> tuple[Bounds, FloatArray, IntArray]:
-    merged = merge_free_loops(mdp)
+    try:
+        merged = merge_free_loops(mdp, goal)
+    except OutOfTimeError as stop:  # not even whether there is a finite value is known
+        bounds = no_bounds(mdp, np.zeros(mdp.n_states))
+        why = _cut_short(goal, stop)
+        warn(f"{why}; values are certified to nothing yet", RlkitWarning, stacklevel=3)
+        return bounds, *_greedy(mdp, bounds)
     try:
         found = _reached(merged.mdp, goal, algorithm)
     except FreeLoopError as error:

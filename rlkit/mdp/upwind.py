@@ -79,7 +79,7 @@ class Upwind:
             if self._plan.tiles.size and self._plan.slides:
                 iterate.begun = False
             if not self._plan.slides:
-                iterate.V[:] = 0.0
+                iterate.V[:], iterate.wanders = 0.0, True
         target = max(target, 2 * iterate.slack)
         if self._plan.tiles.size and (self._plan.slides or iterate.begun):
             _settle_endless(iterate, target)

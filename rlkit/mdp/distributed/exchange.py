@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from rlkit.distributed import Ranks
 from rlkit.mdp.model import FloatArray, IntArray
+from rlkit.ranks import Ranks
 
 # Where ranks need more than this share of all values of others, all are sent. That is about as fast
 # (docs/distributed.md has the measurement) and takes no lists of which: 24 bytes for each needed.

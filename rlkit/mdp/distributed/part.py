@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlkit.distributed import Ranks
 from rlkit.errors import UsageError
 from rlkit.mdp.generate import starts_of
 from rlkit.mdp.model import FloatArray, IntArray
 from rlkit.mdp.solution import Solution
+from rlkit.ranks import Ranks
 from rlkit.system import require_memory
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from rlkit.errors import RunError
 from rlkit.mdp.bellman import largest
-from rlkit.mdp.bounds import Bounds, Patience, enclosure, refusal, shifts, unbounded
+from rlkit.mdp.bounds import Bounds, enclosure, refusal, shifts, unbounded
+from rlkit.mdp.certifier import Patience
 from rlkit.mdp.distributed.sweeps import Sweeps
 from rlkit.mdp.goal import Goal
 from rlkit.mdp.model import BoolArray, FloatArray

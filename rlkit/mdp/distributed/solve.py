@@ -18,7 +18,7 @@ from warnings import warn
 
 import numpy as np
 
-from rlkit.distributed import Ranks, join
+from rlkit.distributed import join
 from rlkit.errors import RlkitError, RlkitWarning, UsageError
 from rlkit.mdp import kernels
 from rlkit.mdp.bellman import largest
@@ -32,6 +32,7 @@ from rlkit.mdp.distributed.sweeps import Sweeps
 from rlkit.mdp.generate import Generated, Packed, starts_of
 from rlkit.mdp.goal import Goal, Watch
 from rlkit.mdp.model import MDP, FloatArray, IntArray
+from rlkit.ranks import Ranks
 from rlkit.registry import unknown
 
 METHODS = ("modified-policy-iteration", "value-iteration")

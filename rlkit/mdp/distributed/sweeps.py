@@ -6,7 +6,6 @@ from time import perf_counter
 
 import numpy as np
 
-from rlkit.distributed import Ranks
 from rlkit.mdp import kernels
 from rlkit.mdp.bellman import largest, rounding_of
 from rlkit.mdp.compact import Compact, UintArray
@@ -15,6 +14,7 @@ from rlkit.mdp.distributed.rows import Rows
 from rlkit.mdp.model import BoolArray, FloatArray
 from rlkit.mdp.parallel import NO_Q
 from rlkit.mdp.parallel import Sweeps as Jacobi
+from rlkit.ranks import Ranks
 
 
 class Sweeps:
