@@ -230,10 +230,10 @@ def test_compared_curves_are_in_the_json(solve):
 def test_methods_that_do_not_get_there_are_told_from_those_that_do(solve):
     # Without slips a maze takes value iteration as many sweeps as its longest way has steps.
     methods = "value-iteration,upwind-gauss-seidel"
-    status, out, _ = solve("maze", "--size", "150", "--compare", methods, "--max-seconds", "0.3")
+    status, out, _ = solve("maze", "--size", "300", "--compare", methods, "--max-seconds", "2")
     assert status == 0
     lines = out.splitlines()
-    assert lines[-1].startswith("value-iteration: max_seconds=0.3 are over")
+    assert lines[-1].startswith("value-iteration: max_seconds=2 are over")
     ends = [(line.split()[0], line.split()[-1]) for line in lines[-3:-1]]
     assert ends == [("upwind-gauss-seidel", "fastest"), ("value-iteration", "missed")]
 
@@ -310,6 +310,16 @@ def clock(monkeypatch):
     """Time that goes on by a tenth of a second at each look."""
     now = iter(np.arange(0, 1e6, 0.1))
     monkeypatch.setattr("rlkit.cli.solve_progress.time.monotonic", lambda: float(next(now)))
+
+
+def test_steps_are_counted_where_it_is_known_how_many_there_are(clock):
+    console = Console(file=io.StringIO(), width=120)
+    with SolveProgress(console, 1e-6, steps=400) as progress:
+        for step in range(1, 101):
+            progress.update(Reached(step, step / 10, 1e-15))
+    first, *_, last = console.file.getvalue().splitlines()
+    assert first == "step 10 of 400  1 s  about 39 s left"
+    assert last.endswith(" left")
 
 
 @pytest.mark.parametrize("terminal", [False, True])

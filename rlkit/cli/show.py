@@ -64,7 +64,7 @@ def _found(model: Model, asked: str, solution: AnySolution) -> dict[str, str]:
         facts["method"] = solution.method
     else:
         facts["method"] = solution.method
-        if asked != solution.method:
+        if asked == "auto":
             facts["method"] += " (chosen by auto)"
             facts["reason"] = textwrap.fill(solution.reason, 58, subsequent_indent=" " * 20)
         facts["sweeps"] = f"{solution.sweeps:,}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import click
 import gymnasium as gym
 from click.core import ParameterSource
 
+from rlkit.cli.launch import rank_options, several
 from rlkit.cli.output import console, emit_json, json_option
 from rlkit.cli.show import AnySolution, show_solution, summary
 from rlkit.cli.solve_compare import show_comparison
@@ -42,8 +43,9 @@ _FILE_OPTIONS = ("costs", "goal", "rewards")
 _EXCLUDED = {
     "--compare": ("--method", "--policy", "--save", "--threads", "--horizon", "--average"),
     "--average": ("--gamma", "--method", "--max-seconds", "--threads", "--plot"),
-    "--horizon": ("--method", "--max-seconds", "--threads", "--plot"),
+    "--horizon": ("--method", "--max-seconds", "--threads"),
     "--distributed": ("--compare", "--threads", "--average", "--horizon", "--policy", "--plot"),
+    "--device": ("--compare", "--threads", "--average", "--horizon", "--distributed"),
 }
 
 
@@ -115,22 +117,18 @@ _EXCLUDED = {
     show_default=True,
     help="How many share the sweeps over a large model.",
 )
+@click.option(
+    "--device",
+    default=_DEFAULTS["device"],
+    metavar="D",
+    show_default=True,
+    help="auto, cpu, cuda or cuda:I; a GPU sweeps over large models only where asked.",
+)
 @click.option("--horizon", type=int, metavar="H", help="Only H steps; the policy depends on them.")
 @click.option("--average", is_flag=True, help="The best average reward per step, without end.")
 @click.option("--policy", "policy_alone", is_flag=True, help="Show the policy alone, all of it.")
 @click.option("--save", type=Path, metavar="FILE.npz", help="Write values, policy, Q and bounds.")
 @click.option("--plot", "picture", type=Path, metavar="FILE.png", help="Draw a picture.")
-@click.option(
-    "--distributed",
-    is_flag=True,
-    help="Be one of several processes, started by torchrun, that hold a part of the states each.",
-)
-@click.option(
-    "--rank-timeout",
-    type=float,
-    metavar="S",
-    help="With --distributed: seconds to wait for the others.  [default: 300]",
-)
 @json_option
 def command(
     env: str,
@@ -144,6 +142,7 @@ def command(
     tol: float,
     max_seconds: float,
     threads: int,
+    device: str,
     horizon: int | None,
     average: bool,
     policy_alone: bool,
@@ -159,12 +158,11 @@ def command(
     .mdp, .pomdp), gridworld, a Gymnasium environment with a model (FrozenLake, FrozenLake8x8,
     CliffWalking, Taxi), an id, or module:EnvId.
     """
-    _check_together()
+    on_ranks = several(distributed)
+    _check_together(on_ranks)
     shorthands = {"map": map_, "size": size, "slip": slip}
     given = {name: value for name, value in shorthands.items() if value is not None}
-    if distributed:
-        # torch would write a page for what becomes one line here
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if on_ranks:
         from rlkit.cli.solve_distributed import solve_on_ranks  # imports torch
 
         asked = Asked(env, given, dict(env_options), gamma, method, tol, max_seconds)
@@ -173,7 +171,8 @@ def command(
     model = whole_model(env, given, dict(env_options), gamma)
     if compared is not None:
         return show_comparison(model, compared, tol, max_seconds, picture, as_json)
-    solution, interrupted = _solved(model.mdp, method, tol, max_seconds, threads, horizon, average)
+    run = partial(solve, model.mdp, method, tol, max_seconds, threads=threads, device=device)
+    solution, interrupted = _solved(model.mdp, run, tol, horizon, average)
 
     out = console(as_json)
     out.print(summary(model, method, solution), end="")
@@ -181,12 +180,15 @@ def command(
     if save is not None:
         solution.save(save)
         out.print(f"saved {save}")
-    if picture is not None and isinstance(solution, Solution):
+    if picture is not None and not isinstance(solution, AverageSolution):
         plot(solution, picture, model.layout, title=model.name)
         out.print(f"drew {picture}")
     if as_json:
         emit_json(_as_json(model, solution))
     return INTERRUPTED if interrupted else 0
+
+
+command.params.extend(rank_options())
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def check_files(save: Path | None, picture: Path | None) -> None:
             path.unlink()
 
 
-def _check_together() -> None:
+def _check_together(on_ranks: bool) -> None:
     """Refuse options that exclude one another."""
     context = click.get_current_context()
     source = context.get_parameter_source
@@ -230,6 +232,7 @@ def _check_together() -> None:
         for option in context.command.params
         if option.name is not None and source(option.name) is ParameterSource.COMMANDLINE
     }
+    given |= {"--distributed"} if on_ranks else set()
     if given >= {"--average", "--horizon"}:
         raise UsageError("--average and --horizon are both given; give one of them")
     for option, excluded in _EXCLUDED.items():
@@ -291,16 +294,16 @@ def _resolved(env: str) -> ResolvedEnv:
 
 def _solved(
     mdp: MDP,
-    method: str,
+    run: Callable[..., Solution],
     tol: float,
-    max_seconds: float,
-    threads: int,
     horizon: int | None,
     average: bool,
 ) -> tuple[AnySolution, bool]:
-    """The solution, and whether Ctrl-C cut it short."""
+    """The solution, and whether Ctrl-C cut it short. run: solves it, told whom to tell."""
     if horizon is not None:
-        finite: FiniteHorizonSolution = load(CRITERIA["horizon"])(mdp, horizon)
+        with SolveProgress(console(as_json=True), tol, steps=horizon) as progress:
+            within = load(CRITERIA["horizon"])
+            finite: FiniteHorizonSolution = within(mdp, horizon, watch=progress.watch)
         return finite, False
     if average:
         with SolveProgress(console(as_json=True), tol) as progress:
@@ -311,7 +314,7 @@ def _solved(
         SolveProgress(console(as_json=True), tol) as progress,
     ):
         warnings.simplefilter("always", RlkitWarning)
-        solution = solve(mdp, method, tol, max_seconds, progress.watch, threads)
+        solution = run(watch=progress.watch)
     for found in caught:  # below the progress, and never lost to a filter
         warnings.showwarning(found.message, found.category, found.filename, found.lineno)
     return solution, any(issubclass(found.category, InterruptedWarning) for found in caught)

@@ -11,6 +11,7 @@ from rlkit.mdp.goal import Watch
 from rlkit.mdp.linear import quickly_solved
 from rlkit.mdp.model import MDP
 from rlkit.mdp.solution import Solution
+from rlkit.mdp.solver import Solver
 
 # Up to here a few sparse factorisations take less time than compiled kernels take to load.
 _FEW_STATES, _FEW_TRANSITIONS = 2_000, 50_000
@@ -24,6 +25,7 @@ def solve(
     max_seconds: float = math.inf,
     watch: Watch | None = None,
     threads: int = 1,
+    device: str = "cpu",
 ) -> Solution:
     """Solve a finite MDP to a true error ‖values − V*‖∞ of at most `tol`, with certified bounds.
 
@@ -42,10 +44,13 @@ def solve(
         threads: how many share the Jacobi sweeps of a large model, which most of the time goes into
             in value iteration, modified policy iteration and models that never end. It changes
             nothing else: results are the same to the last bit.
+        device: where to sweep: "cpu", by the methods above; "cuda" or "cuda:1", on a GPU, by value
+            iteration or modified policy iteration (see rlkit/mdp/device); "auto", on a GPU where
+            there is one. What comes back is in the host's memory. Any but "cpu" imports torch.
 
     Raises:
-        UsageError: `mdp` is no MDP; no such method; `tol`, `max_seconds` or `threads` is not
-            positive.
+        UsageError: `mdp` is no MDP; no such method or device; `tol`, `max_seconds` or `threads` is
+            not positive; the device's memory is too small.
         ModelError: γ = 1, and the value is unbounded or undefined; names the states in question.
         RunError: float64 cannot certify any bounds at all for this model.
 
@@ -57,12 +62,26 @@ def solve(
             f"solve was given {type(mdp).__name__}, not an MDP; an environment's model is "
             "rlkit.MDP.from_gymnasium(env, gamma)"
         )
+    if device != "cpu" and threads != 1:
+        raise UsageError(f"threads={threads} is for device cpu; leave it out with device={device}")
+    solver, reason = _solver(mdp, method, device)
+    return solver(mdp, tol, max_seconds, reason, watch, threads)
+
+
+def _solver(mdp: MDP, method: str, device: str) -> tuple[Solver, str]:
+    """What solves the model as it is asked for, and why that."""
+    if device != "cpu":
+        from rlkit.device.names import device_for  # which import torch
+        from rlkit.mdp.device.solve import solver_on
+
+        place = device_for(device)
+        if place.type != "cpu":
+            return solver_on(mdp, place, method)
     chosen, reason = pick_method(mdp) if method == "auto" else (method, "it was asked for")
     if chosen not in registry.SOLVERS:
         raise registry.unknown("solver", method, ["auto", *registry.SOLVERS])
-    solver = registry.load(registry.SOLVERS[chosen].target)
-    solution: Solution = solver(mdp, tol, max_seconds, reason, watch, threads)
-    return solution
+    solver: Solver = registry.load(registry.SOLVERS[chosen].target)
+    return solver, reason
 
 
 def pick_method(mdp: MDP) -> tuple[str, str]:
