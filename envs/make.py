@@ -38,7 +38,7 @@ from rlkit.envs.workers import UNLIMITED, WorkerLimits, WorkerVectorEnv
 from rlkit.errors import RlkitError, UsageError
 from rlkit.registry import ENVS, did_you_mean, unknown
 
-Vectorization: TypeAlias = Literal["auto", "compiled", "model", "native", "sync", "async"]
+Vectorization: TypeAlias = Literal["auto", "compiled", "model", "native", "sync", "async", "device"]
 # A native step costs much the same for one environment as for eight: few step faster one by one.
 NATIVE_FROM = 4
 # Of which even one is a native vector environment inside.
@@ -50,6 +50,7 @@ VECTORIZATIONS: tuple[Vectorization, ...] = (
     "native",
     "sync",
     "async",
+    "device",
 )
 
 
@@ -84,6 +85,7 @@ def make_envs(
     pixels: Pixels | None = None,
     frame_stack: int = 1,
     limits: WorkerLimits = UNLIMITED,
+    device: Any = "cpu",
 ) -> Envs:
     """`n` environments, not reset yet.
 
@@ -94,15 +96,16 @@ def make_envs(
         seed: of the first reset, from which each environment's own is drawn; None for a new one.
         vectorization: "compiled" is rlkit's compiled form of it (`rlkit.envs.classic`), "model"
             draws from its exact model (`rlkit.envs.model_env`), "native" the environment's own
-            vector environment, "sync" one process, "async" a process each; "auto" is compiled where
-            there is such a form that takes the options, else native for 4 environments and more,
-            likewise, else sync.
+            vector environment, "sync" one process, "async" a process each, "device" steps tensors
+            on a device (`rlkit.envs.device`); "auto" is compiled where there is such a form that
+            takes the options, else native for 4 environments and more, likewise, else sync.
         strict: an observation outside its Box is an error instead of a warning.
         options: of the environment's constructor, for a name.
         pixels: observe what the environment renders (`rlkit.envs.pixels`), in place of what it
             returns; sync or async only.
         frame_stack: how many of the newest observations are one (`rlkit.envs.stack`).
         limits: of the worker processes of async environments (`rlkit.envs.workers`).
+        device: of device environments: a torch.device, or its name.
 
     Raises UsageError for all of that which doesn't fit, and for spaces that rlkit does not support,
     and EnvError for a worker process that dies or hangs as it starts.
@@ -113,6 +116,11 @@ def make_envs(
         raise unknown("vectorization", vectorization, VECTORIZATIONS)
     if options and not isinstance(env, str):
         raise UsageError("options are for environments given by name; set them in your function")
+    if vectorization == "device":
+        if pixels is not None or frame_stack > 1:
+            option = "frame_stack (--frame-stack)" if pixels is None else "pixels (--pixels)"
+            raise UsageError(f"vectorization device has no {option}; leave it out, or use sync")
+        return _on_device(env, n, seed, options or {}, device)
     if pixels is None:
         venv, facts = _vectorize(env, n, vectorization, options or {}, limits)
     else:
@@ -124,6 +132,19 @@ def make_envs(
     except BaseException:
         venv.close()
         raise
+
+
+def _on_device(
+    env: object, n: int, seed: int | None, options: Mapping[str, Any], device: Any
+) -> Envs:
+    if not isinstance(env, str):
+        raise UsageError("vectorization device needs an environment's name; use sync or async")
+    from rlkit.envs.device.forms import device_form  # it needs torch, which others don't
+
+    resolved = resolve(env)
+    with closing(_make_resolved(resolved, options)) as made:
+        # they have the interface of Envs, with tensors for arrays
+        return cast("Envs", device_form(resolved, made, n, seed, options, device))
 
 
 def _stacked(

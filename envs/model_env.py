@@ -56,7 +56,7 @@ class Episodes:
         layout: GridLayout | None,
         max_episode_steps: int | None,
     ) -> None:
-        _check(mdp, max_episode_steps)
+        check_model(mdp, max_episode_steps)
         self.n = n
         self.view: View = view_for(observe, mdp.n_states, layout, n)
         self.observation_space = self.view.space
@@ -64,7 +64,7 @@ class Episodes:
         self.action_space = spaces.Discrete(n_actions)
         self.states = np.full((2, n), ENDED, dtype=np.int64)
         self.states[0] = 0
-        starts, start_cdf = _starts(mdp)
+        starts, start_cdf = starts_of(mdp)
         P, index = mdp.P, f"i{mdp.P.indices.dtype.itemsize}"
         cdf = np.empty(P.nnz)
         dynamics.load_cumulative(index)(P.indptr, P.data, mdp.ends, cdf)
@@ -156,6 +156,7 @@ class ModelEnv(gym.Env[Any, np.int64]):
     ) -> None:
         self._episodes = Episodes(mdp, 1, observe, layout, max_episode_steps)
         self._mdp = mdp
+        self.view = self._episodes.view  # what is observed
         self.observation_space = self._episodes.observation_space
         self.action_space = self._episodes.action_space
 
@@ -261,7 +262,8 @@ def _first(info: dict[str, Any]) -> dict[str, Any]:
     return {key: value[0] for key, value in info.items()}
 
 
-def _check(mdp: MDP, max_episode_steps: int | None) -> None:
+def check_model(mdp: MDP, max_episode_steps: int | None) -> None:
+    """Raise UsageError for a model that no agent can be in, or a time limit that is none."""
     limit = max_episode_steps
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise UsageError(f"max_episode_steps is {limit!r}; allowed: a whole number >= 1, or None")
@@ -274,7 +276,7 @@ def _check(mdp: MDP, max_episode_steps: int | None) -> None:
         )
 
 
-def _starts(mdp: MDP) -> tuple[Ints, Floats]:
+def starts_of(mdp: MDP) -> tuple[Ints, Floats]:
     """The states in which episodes begin, and their distribution function beyond 1: (K,) each."""
     p = np.zeros(mdp.n_states)
     p[mdp.live] = 1 / len(mdp.live)

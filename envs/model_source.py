@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from gymnasium import spaces
 
-from rlkit.envs.model_env import INDEX, ModelEnv, ModelVectorEnv
+from rlkit.envs.model_env import INDEX, ModelEnv, ModelVectorEnv, check_model
 from rlkit.envs.models import make_model
 from rlkit.envs.names import LIMIT, ResolvedEnv, runs_code
 from rlkit.errors import UsageError
@@ -82,22 +83,35 @@ def model_form(
 ) -> ModelVectorEnv:
     """`n` of the environment that was `made`, drawn from its model.
 
-    Raises UsageError where that would be another environment: it has no model, shows or takes
-    something else than its states and actions, or has wrappers.
+    Raises UsageError where that would be another environment: see `model_behind`.
     """
     limit = options.get(LIMIT, env.spec.max_episode_steps if env.spec else None)
+    try:
+        mdp = model_behind(env, made)
+    except UsageError as error:
+        raise UsageError(
+            f"env {env.name} can't be stepped by its model: {error}; use vectorization auto"
+        ) from error
+    return ModelVectorEnv(mdp, n, max_episode_steps=limit)
+
+
+def model_behind(env: ResolvedEnv, made: gym.Env[Any, Any]) -> MDP:
+    """The model that the environment that was `made` is, in law.
+
+    Raises UsageError, which says no more than why, where there is none: it has no model, shows or
+    takes something else than its states and actions, or has wrappers.
+    """
     why = "it has no model, a table P or mdp(gamma)"
     inner = made.unwrapped
     if hasattr(inner, "P") or hasattr(inner, "mdp"):
-        venv = ModelVectorEnv(MDP.from_gymnasium(made, _ANY), n, max_episode_steps=limit)
+        mdp = MDP.from_gymnasium(made, _ANY)
+        check_model(mdp, None)
+        model = spaces.Discrete(mdp.n_states), spaces.Discrete(int(mdp.actions.max()) + 1)
         found = made.observation_space, made.action_space
-        if found == (venv.single_observation_space, venv.single_action_space):
+        if found == model:
             if env.spec is None or not env.spec.additional_wrappers:
-                return venv
+                return mdp
             why = f"it has the wrapper {env.spec.additional_wrappers[0].name}"
         else:
-            why = (
-                f"its spaces are {found[0]} and {found[1]}, the model's "
-                f"{venv.single_observation_space} and {venv.single_action_space}"
-            )
-    raise UsageError(f"env {env.name} can't be stepped by its model: {why}; use vectorization auto")
+            why = f"its spaces are {found[0]} and {found[1]}, the model's {model[0]} and {model[1]}"
+    raise UsageError(why)

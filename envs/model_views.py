@@ -18,7 +18,7 @@ OBSERVE = ("index", "one-hot", "coordinates", PIXELS)
 SIDE = 84  # pixels of a grid's longer side, about
 LARGEST_SIDE = 1024
 _FLOOR, _WALL, _GOOD, _BAD = (246, 246, 242), (44, 52, 64), (46, 160, 103), (204, 71, 66)
-_AGENT = (31, 97, 190)
+AGENT = (31, 97, 190)
 
 
 class View(Protocol):
@@ -81,10 +81,10 @@ class Coordinates:
         self.space = spaces.Box(0.0, 1.0, (2,), np.float32)
         largest = np.maximum(np.array(layout.shape) - 1, 1)
         places: NDArray[np.float32] = (_cells(layout, n_states) / largest).astype(np.float32)
-        self._places = places  # (S, 2)
+        self.places = places  # (S, 2)
 
     def __call__(self, states: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._places[states]
+        return self.places[states]
 
 
 class Picture:
@@ -104,16 +104,24 @@ class Picture:
         height, width = grid.shape[:2]
         size = (height, width) if frame is None else (frame, frame)
         top, left = (size[0] - height) // 2, (size[1] - width) // 2
-        self._picture = np.full((*size, 3), _WALL, np.uint8)
-        self._picture[top : top + height, left : left + width] = grid
+        self.picture = np.full((*size, 3), _WALL, np.uint8)
+        self.picture[top : top + height, left : left + width] = grid
         self._corners = _cells(layout, n_states) * side + [top, left]  # of each state: (S, 2)
-        self.space = spaces.Box(0, 255, self._picture.shape, np.uint8)
+        self.space = spaces.Box(0, 255, self.picture.shape, np.uint8)
+
+    def states_of_pixels(self) -> NDArray[np.int64]:
+        """The state that each pixel is of, (height, width); -1 where it is of none."""
+        states = np.full(self.picture.shape[:2], -1)
+        within = np.arange(self._side)
+        row, column = self._corners.T[..., None, None]  # (S, 1, 1) each
+        states[row + within[:, None], column + within] = np.arange(len(row))[:, None, None]
+        return states
 
     def __call__(self, states: NDArray[np.int64]) -> NDArray[np.uint8]:
         n, within = len(states), np.arange(self._side)
-        pictures = np.repeat(self._picture[None], n, axis=0)
+        pictures = np.repeat(self.picture[None], n, axis=0)
         row, column = self._corners[states].T[..., None, None]  # (N, 1, 1) each
-        pictures[np.arange(n)[:, None, None], row + within[:, None], column + within] = _AGENT
+        pictures[np.arange(n)[:, None, None], row + within[:, None], column + within] = AGENT
         return pictures
 
 

@@ -47,11 +47,15 @@ class Envs:
         spec_json: its registry entry with its options, or None.
         reward_threshold, max_episode_steps: of its registry entry, or None.
         frame_stack: how many frames an observation holds along its first axis; 1: it is whole.
+        device: None: the environments live in host memory, and step in arrays. Those of
+            `rlkit.envs.device`, which have the same interface, have a torch.device here.
         steps: vector steps taken so far.
         mask: which actions are allowed next, (N, n) bool (`rlkit.envs.masks`); None without masks.
         returned: what the vector environment returned in the newest step, as it did; None if it
             raised.
     """
+
+    device: Any = None
 
     def __init__(
         self, venv: VectorEnv[Any, Any, Any], facts: Facts, seed: int | None, strict: bool
@@ -94,7 +98,7 @@ class Envs:
         seed, self._seed = (self._seed if seed is None else seed), None
         seeds: int | list[int] | None = None
         if seed is not None:
-            *each, of_actions = _distinct_seeds(seed, self.n + 1)
+            *each, of_actions = distinct_seeds(seed, self.n + 1)
             self.action_space.seed(of_actions)
             seeds = each if self._takes_seeds() else each[0]
         with quiet_gymnasium():
@@ -382,7 +386,7 @@ def _autoreset_of(venv: VectorEnv[Any, Any, Any]) -> Autoreset:
     return "next_step" if mode is AutoresetMode.NEXT_STEP else "same_step"
 
 
-def _distinct_seeds(seed: int, count: int) -> list[int]:
+def distinct_seeds(seed: int, count: int) -> list[int]:
     """`count` different seeds below 2³¹, which C generators and `numpy.random.seed` take too.
 
     Counting up from `seed`, as Gymnasium does, would give runs with neighbouring seeds the same

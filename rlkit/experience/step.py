@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+Array: TypeAlias = Any  # np.ndarray, or of environments on a device torch.Tensor
 
 
 @dataclass(slots=True)
@@ -20,7 +22,7 @@ class FinalObs:
 
 @dataclass(slots=True)
 class Step:
-    """A transition of each of N environments.
+    """A transition of each of N environments: arrays, or tensors of environments on a device.
 
     `valid[i]` is False on the dead step of NEXT_STEP autoreset: environment i had ended, its action
     was ignored, and `next_obs[i]` is the first observation of its next episode. Nothing is learned
@@ -37,22 +39,22 @@ class Step:
     that was truncated where it stood: `next_obs` is `obs`, the reward 0.
     """
 
-    obs: NDArray[Any]  # (N, *obs): what the action was chosen from
-    action: NDArray[Any]  # (N,) or (N, *action)
-    reward: NDArray[np.float32]  # (N,)
-    terminated: NDArray[np.bool_]  # (N,): the episode ended in a terminal state: its value is 0
-    truncated: NDArray[np.bool_]  # (N,): the episode was cut off: its last state has a value
-    valid: NDArray[np.bool_]  # (N,)
-    next_obs: NDArray[Any]  # (N, *obs): what the next action is chosen from
+    obs: Array  # (N, *obs): what the action was chosen from
+    action: Array  # (N,) or (N, *action)
+    reward: Array  # (N,) float32
+    terminated: Array  # (N,) bool: the episode ended in a terminal state: its value is 0
+    truncated: Array  # (N,) bool: the episode was cut off: its last state has a value
+    valid: Array  # (N,) bool
+    next_obs: Array  # (N, *obs): what the next action is chosen from
     final_obs: FinalObs | None = None
-    mask: NDArray[np.bool_] | None = None  # (N, n)
-    next_mask: NDArray[np.bool_] | None = None  # (N, n)
+    mask: Array | None = None  # (N, n) bool
+    next_mask: Array | None = None  # (N, n) bool
     lost: NDArray[np.bool_] | None = None  # (N,); None: nowhere
     carry: Any = None  # what the agent's memory held before `obs`; None without one
 
     @property
-    def begins(self) -> NDArray[np.bool_]:
-        """Whether `next_obs` is the first observation of an episode, (N,)."""
+    def begins(self) -> Array:
+        """Whether `next_obs` is the first observation of an episode, (N,) bool."""
         if self.final_obs is None:
             return ~self.valid
         begins = np.zeros_like(self.valid)

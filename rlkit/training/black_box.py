@@ -25,7 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+from torch import Tensor
 
+from rlkit.arrays import Array
 from rlkit.carry import Carry, tensors
 from rlkit.experience.step import Step
 from rlkit.packing import is_composite, leaves, stored
@@ -45,8 +47,8 @@ Arrays = dict[str, NDArray[Any]]
 class Refused(NamedTuple):
     """A step that the environments failed in."""
 
-    obs: NDArray[Any]  # that the action was for
-    action: NDArray[Any]
+    obs: Array  # that the action was for
+    action: Array
     returned: Any  # by the vector environment, as it did; None where it raised
 
 
@@ -98,8 +100,8 @@ class BlackBox:
 
     def _of_refused(self, refused: Refused) -> tuple[Arrays, dict[str, str]]:
         """Both sides of a step that was refused; as text, what came back that is no array."""
-        arrays = readable("sent_obs", self._space, refused.obs)
-        arrays["sent_action"] = refused.action
+        arrays = readable("sent_obs", self._space, _read(refused.obs))
+        arrays["sent_action"] = _read(refused.action)
         back = refused.returned
         if not isinstance(back, tuple) or len(back) != len(RETURNED) + 1:
             return arrays, {} if back is None else {"returned": repr(back)}
@@ -119,13 +121,14 @@ class BlackBox:
             return {}
         arrays: Arrays = {"step": at - self._n * np.arange(len(steps), 0, -1)}
         arrays["env"] = np.arange(self._n)
-        for name in OBSERVED:
-            rows = np.stack([getattr(step, name) for step in steps])
-            arrays |= readable(name, self._space, rows)
+        # what a step led to is what the next one began with; on a device, that alone is kept
+        observed = [_read(step.obs) for step in steps] + [_read(steps[-1].next_obs)]
+        for name, rows in zip(OBSERVED, (observed[:-1], observed[1:]), strict=True):
+            arrays |= readable(name, self._space, np.stack(rows))
         for name in COLUMNS:
             column = [getattr(step, name) for step in steps]
             if all(row is not None for row in column):
-                arrays[name] = np.stack(column)
+                arrays[name] = np.stack([_read(row) for row in column])
         finals = [(t, step.final_obs) for t, step in enumerate(steps) if step.final_obs is not None]
         if finals:  # SAME_STEP: which row and environment each belongs to
             arrays["final_row"] = np.concatenate([np.full(len(f.index), t) for t, f in finals])
@@ -146,6 +149,11 @@ def readable(name: str, space: spaces.Space[Any], rows: NDArray[Any]) -> Arrays:
         .reshape(*leading, *leaf.shape)
         for leaf in leaves(space)
     }
+
+
+def _read(x: Array) -> NDArray[Any]:
+    """Rows of a step as an array, from wherever they are."""
+    return x.cpu().numpy() if isinstance(x, Tensor) else x
 
 
 def _flat(name: str, value: Any) -> list[tuple[str, Any]]:

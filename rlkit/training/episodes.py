@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 import numpy as np
+import torch
 
 from rlkit.experience.step import Step
 
@@ -61,3 +62,51 @@ class Episodes:
         """The environments start afresh: what their episodes had gathered is gone."""
         self.running_return[:] = 0
         self.running_length[:] = 0
+
+
+class DeviceEpisodes:
+    """Follows N environments on a device, where it counts; nothing is read before it is asked."""
+
+    def __init__(self, n_envs: int, device: torch.device) -> None:
+        self._running = torch.zeros((2, n_envs), dtype=torch.float64, device=device)
+        # Of the episodes that ended since the last look: their returns, their lengths, their number
+        self._ended = torch.zeros(3, dtype=torch.float64, device=device)
+        self._means: tuple[float | None, float | None] = None, None
+
+    def add(self, step: Step) -> list[tuple[float, int]]:
+        """Count the step; says of no episode that it ended, which would wait for the device."""
+        self._running += torch.stack((step.reward, step.valid))
+        ended = step.terminated | step.truncated
+        self._ended[:2] += (self._running * ended).sum(1)
+        self._ended[2] += ended.sum()
+        self._running.masked_fill_(ended, 0)
+        return []
+
+    def means(self) -> tuple[float | None, float | None]:
+        """Mean return and length of the episodes that ended since they were last asked for.
+
+        Of the ones before where none did, None before the first.
+        """
+        gains, lengths, count = self._ended.tolist()
+        if count:
+            self._means = gains / count, lengths / count
+            self._ended.zero_()
+        return self._means
+
+    def get_state(self) -> dict[str, Any]:
+        return {"running": self._running, "ended": self._ended, "means": list(self._means)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._running.copy_(state["running"])
+        self._ended.copy_(state["ended"])
+        mean_return, mean_length = state["means"]
+        self._means = mean_return, mean_length
+
+    def forget_running(self) -> None:
+        """The environments start afresh: what their episodes had gathered is gone."""
+        self._running.zero_()
+
+
+def episodes_of(n_envs: int, device: torch.device | None) -> Episodes | DeviceEpisodes:
+    """What follows environments in host memory (None), or on a device."""
+    return Episodes(n_envs) if device is None else DeviceEpisodes(n_envs, device)
