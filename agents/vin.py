@@ -43,7 +43,7 @@ from rlkit.schedule import Schedule
 class VINRecipe(Recipe):
     """VIN's hyperparameters."""
 
-    steps: int = option(100_000, "environment steps to train for", low=1)
+    steps: int = option(50_000, "environment steps to train for", low=1)
     envs: int = option(64, "environments that step together", low=1, high=65536)
     teacher: str = option("grid-maps", "whose exact solution is imitated", choices=("grid-maps",))
     network: str = option(
@@ -53,12 +53,12 @@ class VINRecipe(Recipe):
         0, "sweeps of value iteration; 0: 5/4 of the map's longer side", low=0, high=1000
     )
     reward_channels: int = option(32, "channels of the reward's hidden layer", low=1, high=4096)
-    action_channels: int = option(10, "actions of the model that is learned", low=1, high=4096)
+    action_channels: int = option(18, "actions of the model that is learned", low=1, high=4096)
     maps: int = option(20_000, "maps that are kept to learn from", low=1)
-    new_maps: int = option(256, "new maps that are solved at once, and then learned from", low=1)
-    gradient_steps: int = option(32, "updates after each time", low=1)
-    batch_size: int = option(128, "maps in a minibatch", low=1)
-    states: int = option(64, "states of each map in a minibatch", low=1)
+    train_every: int = option(1024, "environment steps between times of learning", low=1)
+    gradient_steps: int = option(64, "updates each time", low=1)
+    batch_size: int = option(32, "maps in a minibatch", low=1)
+    states: int = option(128, "states of each map in a minibatch", low=1)
     learning_rate: Schedule = option("1e-2:0", "learning rate", above=0)
     optimizer: str = option(
         "adam", "optimiser", choices=("sgd", "momentum", "rmsprop", "adam", "adamw")
@@ -70,9 +70,8 @@ class VINRecipe(Recipe):
 RECIPES = {
     "rlkit/GridMaps-v0": Tuned(
         VINRecipe(),
-        # 99.3 % arrive. The seconds are of a machine with several times the work that it has
-        # cores for; of a processor's own it took about 60.
-        Result(mean_return=0.95, worst_return=0.95, seeds=1, episodes=1000, seconds=297),
+        # 99.9, 99.9 and 99.4 % arrive. The seconds are those of a processor's one thread.
+        Result(mean_return=0.96, worst_return=0.953, seeds=3, episodes=1000, seconds=28),
     ),
 }
 
@@ -97,13 +96,13 @@ class VIN(Agent):
         else:
             self.net = ReactivePolicy(images, n)
         self.to(setting.device)
-        self.flat = FlatParameters(self)
+        self.flat = FlatParameters(self, peers=setting.peers)
         self.optimizer = optimizer_for(recipe.optimizer, self.flat, recipe.optimizer_eps)
         self.policy = Categorical(n)
         self.noise = Noise(self.policy.draw_noise, setting.n_envs, self.generator)
         schooling = Schooling(
             maps=recipe.maps,
-            together=recipe.new_maps,
+            every=recipe.train_every,
             minibatches=recipe.gradient_steps,
             batch_size=recipe.batch_size,
             states=recipe.states,

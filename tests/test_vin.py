@@ -30,7 +30,14 @@ from rlkit.training.options import RunOptions
 
 CPU = torch.device("cpu")
 SIZE = 6
-SMALL = {"envs": 4, "maps": 50, "new_maps": 8, "gradient_steps": 2, "batch_size": 16, "states": 8}
+SMALL = {
+    "envs": 4,
+    "maps": 50,
+    "train_every": 8,
+    "gradient_steps": 2,
+    "batch_size": 16,
+    "states": 8,
+}
 
 
 def maps(n, size=SIZE, seed=0):
@@ -87,6 +94,38 @@ def test_the_module_is_k_sweeps_of_value_iteration(size, k):
         np.testing.assert_allclose(Q.amax(0).flatten().detach(), best, atol=1e-8)
 
 
+@pytest.mark.parametrize(("size", "k"), [((8, 8), 2), ((5, 9), 3), ((9, 6), 20)])
+def test_compiled_sweeps_are_the_convolutions_and_their_gradients(size, k):
+    """The convolutions in float64, which have autograd's own gradients, are the referee."""
+    torch.manual_seed(k)
+    module, r = ValueIteration(6, k), torch.randn(3, 1, *size)
+    sharp = copy.deepcopy(module).double()
+    given = [r.clone().requires_grad_(), r.double().requires_grad_()]
+    weights = torch.randn(3, 6, *size)
+    outs = [each(x) for each, x in zip((module, sharp), given, strict=True)]
+    for Q in outs:
+        (Q * weights).sum().backward()
+    torch.testing.assert_close(outs[0].double(), outs[1], atol=1e-5, rtol=1e-5)
+    found = zip([given[0], *module.parameters()], [given[1], *sharp.parameters()], strict=True)
+    for ours, theirs in found:
+        assert ours.grad.abs().max() > 0
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(module(r), outs[0])
+
+
+def test_channels_begin_as_actions_that_lead_to_different_cells():
+    torch.manual_seed(0)
+    module = ValueIteration(27, 3)
+    P = module.reward.detach().flatten(1)
+    torch.testing.assert_close(module.transition.detach().flatten(1), 0.95 * P)
+    assert (P > 0).all()
+    torch.testing.assert_close(P.sum(1), torch.ones(27))
+    for nine in P.split(9):
+        assert sorted(nine.argmax(1).tolist()) == list(range(9))
+    assert P.amax(1).median() > 0.9
+
+
 def test_hand_set_weights_find_shortest_ways():
     """The eight moves as eight channels, and r̄ of walls so low that nobody enters them.
 
@@ -138,7 +177,7 @@ def test_the_planner_is_an_encoder():
     space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
     encoder = encoder_for(space, "vin", hidden=())
     planner = encoder.numbers
-    assert (encoder.width, planner.plan.k) == (10, 10)
+    assert (encoder.width, planner.plan.k) == (18, 10)
     assert [Planner((m, m, 3)).plan.k for m in (16, 28)] == [20, 35]
     images = torch.from_numpy(maps(3, 8))
     cell = images[..., grid_maps.AGENT].flatten(1).int().argmax(1, keepdim=True)
@@ -190,7 +229,7 @@ def memory_of(asked, kept=5):
         asked.append(images)
         return grid_maps.optimal_actions(images)
 
-    schooling = Schooling(maps=kept, together=4, minibatches=3, batch_size=40, states=20)
+    schooling = Schooling(maps=kept, every=8, minibatches=3, batch_size=40, states=20)
     memory = Demonstrations(
         (SIZE, SIZE, 3), 8, 2, schooling, teacher, CPU, torch.Generator().manual_seed(0)
     )
@@ -215,6 +254,9 @@ def test_maps_are_solved_once_and_drawn_from_the_newest():
     assert list(memory.batches()) == []
     memory.restart()
     memory.add(step_of(pairs[2], pairs[3], both))
+    for _ in range(3):
+        assert list(memory.batches()) == []
+        memory.add(step_of(pairs[0], pairs[0], none))
     lessons = list(memory.batches())
     assert asked[1].tobytes() == images[4:].tobytes()
     newest = {image.tobytes(): image for image in images[3:]}
@@ -234,19 +276,21 @@ def test_maps_are_solved_once_and_drawn_from_the_newest():
 
 def test_a_memory_goes_on_from_its_state():
     one, other = memory_of([]), memory_of([])
-    one.add(step_of(maps(7), maps(7), np.ones(7, dtype=bool)))
-    list(one.batches())
-    one.add(step_of(maps(3, seed=50), maps(3, seed=60), np.ones(3, dtype=bool)))
+    one.add(step_of(maps(8), maps(8), np.ones(8, dtype=bool)))
+    assert len(list(one.batches())) == 3
+    one.add(step_of(maps(5, seed=50), maps(5, seed=60), np.ones(5, dtype=bool)))
     other.set_state(copy.deepcopy(one.get_state()))
     other._generator.set_state(one._generator.get_state())
     for memory in (one, other):
-        memory.add(step_of(maps(1), maps(1, seed=70), np.ones(1, dtype=bool)))
-    for ours, theirs in zip(one.batches(), other.batches(), strict=True):
+        memory.add(step_of(maps(3), maps(3, seed=70), np.ones(3, dtype=bool)))
+    lessons = [list(memory.batches()) for memory in (one, other)]
+    assert len(lessons[0]) == 3
+    for ours, theirs in zip(*lessons, strict=True):
         for name in ("images", "cells", "optimal"):
             assert (getattr(ours, name) == getattr(theirs, name)).all()
 
 
-TOLD = ("--envs", 8, "--new-maps", 16, "--gradient-steps", 4, "--batch-size", 16, "--states", 8)
+TOLD = ("--envs", 8, "--train-every", 32, "--gradient-steps", 4, "--batch-size", 16, "--states", 8)
 RUN = (*TOLD, "--env-option", "size=6", "--eval-episodes", 5, "--seed", 3, "--eval-every", 300)
 
 
@@ -273,7 +317,7 @@ def test_resuming_from_the_middle_equals_one_go(cli, tmp_path, network):
 @pytest.mark.timeout(200)
 def test_it_learns_the_way_on_small_maps(tmp_path):
     """On 6x6 maps, of which the inner 4x4 cells are open; an untrained policy crashes."""
-    recipe = {"steps": 6_000, "new_maps": 64, "batch_size": 64, "reward_channels": 16}
+    recipe = {"steps": 6_000, "train_every": 192, "gradient_steps": 32, "reward_channels": 16}
     options = RunOptions(seed=2000, run_dir=str(tmp_path), eval_episodes=200)
     chance = rlkit.train("vin", "grid-maps", {"steps": 64}, options, env_options={"size": 6})
     assert chance.evaluation.mean < -0.3

@@ -66,16 +66,16 @@ def shade(number: float) -> tuple[float, float, float, float]:
     return red, green, blue, alpha
 
 
-def rule(axes: Axes, y: float, text: str, below: bool = False) -> None:
-    """A thin line across at y, with what it stands for above or below it."""
+def rule(axes: Axes, y: float, text: str, below: bool = False, left: bool = False) -> None:
+    """A thin line across at y, with what it stands for above or below it, at the right or left."""
     axes.axhline(y, color=PLAIN, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     axes.annotate(
         text,
-        xy=(1, y),
+        xy=(0 if left else 1, y),
         xycoords=("axes fraction", "data"),
-        xytext=(-4, -3 if below else 3),
+        xytext=(4 if left else -4, -3 if below else 3),
         textcoords="offset points",
-        ha="right",
+        ha="left" if left else "right",
         va="top" if below else "bottom",
         fontsize=8,
         color=PLAIN,

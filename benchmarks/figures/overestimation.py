@@ -1,6 +1,6 @@
 """DQN's overestimation, and double DQN's, against the true Q (van Hasselt et al. 2016, figure 3).
 
-    python benchmarks/figures/overestimation.py [--runs 5] [--out FILE.png]
+    python benchmarks/figures/overestimation.py [--runs 10] [--out FILE.png]
 
 The maximum of noisy estimates is too large on average, and bootstrapping passes it on. Double DQN
 has one network choose the action and the other one value it. The paper draws what each agent
@@ -221,7 +221,7 @@ def row(name: str, it: Learned) -> list[str]:
 
 def main() -> None:
     torch.set_num_threads(1)  # small nets are slower on several
-    told = arguments(__doc__, "overestimation", runs=5)
+    told = arguments(__doc__, "overestimation", runs=10)
     found = {name: measure(double, told.runs, seed=told.seed) for name, double in AGENTS.items()}
     print("Means over the second half of the training; intervals: 95 %, bootstrap over runs.\n")
     table(

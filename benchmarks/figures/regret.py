@@ -4,8 +4,9 @@
 
 A learning curve is usually a mean of returns: noisy, and silent about how much more there was to
 get. With a model the regret J(π*) − J(π) is computed, without noise and to any digit, so that it
-can be drawn on a logarithmic scale, whose foot is the optimum itself: see docs/exact_ruler.md.
-Drawn are interquartile means over seeds with bootstrap intervals (Agarwal et al. 2021) of
+can be drawn on a logarithmic scale (docs/exact_ruler.md), which below 0.01 goes on linearly, down
+to 0, the optimum. Drawn are interquartile means over seeds with bootstrap intervals (Agarwal et al.
+2021) of
 
 - the exploring policy, which draws its actions from π and is what both agents optimise;
 - the greedy policy, which takes the likeliest.
@@ -17,12 +18,13 @@ same networks, steps and learning rate, and see the state's number.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drawing import COLOURS, PLAIN, arguments, canvas, finish, line, rule, save, table
+from drawing import COLOURS, arguments, canvas, finish, line, rule, save, table
 
 import rlkit
 from rlkit.comparison.result import Comparison, Group
@@ -102,16 +104,12 @@ def draw(axes: Axes, comparison: Comparison, random: float) -> None:
         if group.low.size:
             axes.fill_between(group.x, group.low, group.high, color=colour, alpha=0.25, linewidth=0)
         line(axes, k, group.x, group.curve, group.label, width=2)
-    axes.set(yscale="log", xlim=(0, None), ylim=(random / 1000, random * 1.6))
+    linear = 10.0 ** math.floor(math.log10(random / 100))  # a power of ten, where the ticks are
+    axes.set_yscale("symlog", linthresh=linear, subs=range(2, 10))
+    axes.set(xlim=(0, None), ylim=(-linear / 6, random * 2))
     rule(axes, random, "play at random")
-    axes.annotate(
-        "0, the optimum, is infinitely far down",
-        xy=(0.99, 0.02),
-        xycoords="axes fraction",
-        ha="right",
-        fontsize=8,
-        color=PLAIN,
-    )
+    rule(axes, 0.0, "optimal")
+    rule(axes, linear, "below here linear", below=True, left=True)
 
 
 def rows(found: Mapping[str, Comparison], random: float) -> list[list[str]]:

@@ -123,7 +123,7 @@ def figure(found: Found) -> Figure:
         finish(axes, f"encoder from {title}", "step on the large maze", "regret J(π*) − J(π)")
         axes.set_ylim(bottom=0)
     panels[0].sharey(panels[1])
-    panels[0].legend(frameon=False, fontsize=8)
+    panels[0].legend(frameon=False, fontsize=8, handlelength=3)
     return drawn
 
 

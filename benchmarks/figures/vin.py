@@ -1,16 +1,16 @@
 """Value iteration networks on maps that they have never seen: the table of docs/vin.md.
 
-    .venv/bin/python benchmarks/figures/vin.py 8                     # imitation, VIN and CNN
-    .venv/bin/python benchmarks/figures/vin.py 8 --network vin --play 16 28 --grow 16 28
-    .venv/bin/python benchmarks/figures/vin.py 8 --by ppo --steps 200000
+    .venv/bin/python benchmarks/figures/vin.py 8 16 28 --network vin --seeds 3 --play 16 28
+    .venv/bin/python benchmarks/figures/vin.py 8 --network cnn
+    .venv/bin/python benchmarks/figures/vin.py 8 --by ppo --steps 100000
     .venv/bin/python benchmarks/figures/vin.py --labels              # the teacher's maps a second
 
-Each size is one run of `rlkit.train` on `grid-maps`; its greedy policy then plays fresh maps,
-seeded apart from training's. Success is to reach the goal. "Longer by" is the length of its way
-less that of the shortest one, on average over the maps where it gets there; straight moves are 1
-long and diagonal ones √2. "Regret" is what the exact policy earns more, over all maps. VIN's
-weights are not of a size: those learned on one play the sizes of `--play` too, with K for that,
-and go on to learn on those of `--grow`, one after the other.
+Each size and seed is one run of `rlkit.train` on `grid-maps`; its greedy policy then plays fresh
+maps, seeded apart from training's. Success is to reach the goal. "Longer by" is the length of its
+way less that of the shortest one, on average over the maps where it gets there; straight moves are
+1 long and diagonal ones √2. "Regret" is what the exact policy earns more, over all maps. Seconds
+are the processor's, of one thread. VIN's weights are not of a size: those learned on one play the
+sizes of `--play` too, with K for that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,9 +37,6 @@ class Played:
     success: float  # share
     longer: float  # than the shortest way, where it succeeds
     regret: float  # in return
-
-    def __str__(self) -> str:
-        return f"{100 * self.success:.1f} | {self.longer:.3f} | {self.regret:.4f}"
 
 
 def play(agent: Any, size: int, maps: int) -> Played:
@@ -67,71 +63,36 @@ def play(agent: Any, size: int, maps: int) -> Played:
     return Played(float(won.mean()), longer, float((best - earned).mean()))
 
 
-def of_size(agent: Any, size: int, changes: Mapping[str, Any] = {}) -> Any:
-    """A VIN agent's weights in one for maps of another size, its recipe with `changes`."""
+def of_size(agent: Any, size: int) -> Any:
+    """A VIN agent's weights in one for maps of another size."""
     from gymnasium import spaces
 
     space = spaces.Box(0, 255, (size, size, 3), np.uint8)
-    other = type(agent)(replace(agent.setting, obs_space=space), agent.recipe.but(changes))
+    other = type(agent)(replace(agent.setting, obs_space=space), agent.recipe)
     other.load_weights(agent.state_dict())
     return other
 
 
-def trained(agent: str, network: str, size: int, args: argparse.Namespace) -> Any:
+def trained(network: str, size: int, seed: int, args: argparse.Namespace) -> tuple[Any, float]:
+    """A run, and the processor's seconds that it took."""
     import rlkit
     from rlkit.training.options import RunOptions
 
     recipe: dict[str, Any] = {} if args.steps is None else {"steps": args.steps}
-    if agent == "vin":
+    if args.by == "vin":
         recipe["network"] = network
         if network == "cnn":  # each state costs it a pass of its own: 128, as in the paper
             recipe |= {"learning_rate": "1e-3:0", "batch_size": 64, "states": 2}
     else:
         recipe |= {"encoder": network, "hidden": () if network == "vin" else (256,)}
-        recipe["learning_rate"] = "3e-3:0"
-        if agent == "ppo":
+        recipe["learning_rate"] = "1e-2:0" if network == "vin" else "3e-3:0"
+        if args.by == "ppo":
             recipe |= {"envs": 64, "n_steps": 16, "entropy_cost": 0.01}
     with tempfile.TemporaryDirectory() as folder:
-        options = RunOptions(seed=args.seed, run_dir=folder, eval_episodes=1)
-        env_options = {"size": size}
-        return rlkit.train(agent, "grid-maps", recipe, options, env_options=env_options)
-
-
-# What they grow with: environment steps, and changes to the recipe.
-GROWTH: dict[int, tuple[int, dict[str, Any]]] = {
-    16: (
-        60_000,
-        {"batch_size": 64, "states": 128, "gradient_steps": 64, "learning_rate": "5e-3:0"},
-    ),
-    28: (
-        60_000,
-        {"batch_size": 32, "states": 256, "gradient_steps": 64, "learning_rate": "3e-3:0"},
-    ),
-}
-
-
-def grown(agent: Any, size: int, seed: int) -> tuple[Any, float]:
-    """The agent after learning on with maps of another size, and the seconds that took.
-
-    The trainer's loop, without a run's folder.
-    """
-    from rlkit.envs.make import make_envs
-
-    steps, changes = GROWTH[size]
-    agent = of_size(agent, size, changes)
-    agent.memory.allocate()
-    since = time.perf_counter()
-    with make_envs("grid-maps", agent.setting.n_envs, seed, options={"size": size}) as envs:
-        obs = envs.reset()
-        for done in range(0, steps, envs.n):
-            agent.clock.progress = done / steps
-            action, _ = agent.act(obs, None)
-            step = envs.step(action)
-            agent.memory.add(step)
-            obs = step.next_obs
-            for batch in agent.memory.batches():
-                agent.update(batch)
-    return agent, time.perf_counter() - since
+        options = RunOptions(seed=seed, run_dir=folder, eval_episodes=1)
+        since = time.process_time()
+        done = rlkit.train(args.by, "grid-maps", recipe, options, env_options={"size": size})
+        return done, time.process_time() - since
 
 
 def labels() -> None:
@@ -153,14 +114,33 @@ def labels() -> None:
 
 
 HEADER = """\
-| maps | network | by | env steps | training s | success % | longer by | regret | paper, success % |
+| maps | network | by | env steps | CPU s | success %, each seed | longer by | regret | paper, % |
 |---|---|---|---|---|---|---|---|---|"""
 
 
-def report(agent: Any, network: str, told: str, size: int, cost: str, args: Any) -> None:
-    by = "imitation" if args.by == "vin" else args.by
-    paper = PAPER.get(size, "–") if network == "vin" else "–"
-    print(f"| {told} | {network} | {by} | {cost} | {play(agent, size, args.maps)} | {paper} |")
+def row(told: str, network: str, by: str, cost: str, played: list[Played], paper: str) -> str:
+    success = ", ".join(f"{100 * each.success:.1f}" for each in played)
+    longer, regret = (np.mean([getattr(each, f) for each in played]) for f in ("longer", "regret"))
+    how = "imitation" if by == "vin" else by
+    found = f"{success} | {longer:.3f} | {regret:.4f} | {paper}"
+    return f"| {told} | {network} | {how} | {cost} | {found} |"
+
+
+def report(network: str, size: int, args: argparse.Namespace) -> None:
+    """Train on maps of one size with each seed, and print what came of it."""
+    seeds = range(args.seed, args.seed + args.seeds)
+    runs = [trained(network, size, seed, args) for seed in seeds]
+    seconds = np.mean([seconds for _, seconds in runs])
+    cost = f"{runs[0][0].steps:,} | {seconds:.0f}"
+    played = [play(done.agent, size, args.maps) for done, _ in runs]
+    paper = PAPER.get(size, "–") if network == "vin" and args.by == "vin" else "–"
+    print(row(f"{size}×{size}", network, args.by, cost, played, paper))
+    if args.by != "vin" or network != "vin":
+        return
+    for other in (each for each in args.play if each != size):
+        told = f"{size}×{size}, played on {other}×{other}"
+        played = [play(of_size(done.agent, other), other, args.maps) for done, _ in runs]
+        print(row(told, network, args.by, "– | –", played, "–"))
 
 
 def main() -> None:
@@ -171,8 +151,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="environment steps; the recipe's without")
     parser.add_argument("--maps", type=int, default=1000, help="unseen maps to play")
     parser.add_argument("--play", nargs="*", type=int, default=[], help="further sizes to play")
-    parser.add_argument("--grow", nargs="*", type=int, default=[], help="and to learn on: 16, 28")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="how many runs")
     parser.add_argument("--labels", action="store_true", help="time the teacher alone")
     args = parser.parse_args()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -183,18 +163,7 @@ def main() -> None:
     print(HEADER)
     for size in args.sizes:
         for network in args.network:
-            done = trained(args.by, network, size, args)
-            agent, cost = done.agent, f"{done.steps:,} | {done.seconds:.0f}"
-            report(agent, network, f"{size}×{size}", size, cost, args)
-            if args.by != "vin" or network != "vin":
-                continue
-            for larger in args.grow:
-                agent, seconds = grown(agent, larger, args.seed)
-                told, cost = f"then {larger}×{larger}", f"{GROWTH[larger][0]:,} | {seconds:.0f}"
-                report(agent, network, told, larger, cost, args)
-            for other in args.play:
-                told, cost = f"{size}×{size}, played on {other}×{other}", "0 | 0"
-                report(of_size(done.agent, other), network, told, other, cost, args)
+            report(network, size, args)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ class Schooling:
     """When to learn, and on what."""
 
     maps: int  # that are kept, the newest
-    together: int  # new maps that are solved at once, and learned from then
-    minibatches: int  # drawn after each time
+    every: int  # environment steps, after which the new maps are solved together
+    minibatches: int  # drawn then
     batch_size: int  # maps in a minibatch
     states: int  # of each of them
 
@@ -65,6 +65,7 @@ class Demonstrations:
         self._device, self._generator = device, generator
         self._new: list[NDArray[np.uint8]] = []
         self._begins = True  # every environment, with the next step
+        self._steps = 0  # since the last minibatches
         self._seen = 0  # maps, those that were overwritten included
 
     def allocate(self) -> None:
@@ -82,6 +83,7 @@ class Demonstrations:
         if self._begins:
             self._new.append(step.obs)
             self._begins = False
+        self._steps += len(step.obs)
         begins = step.begins
         if begins.any():
             self._new.append(step.next_obs[begins])
@@ -90,10 +92,12 @@ class Demonstrations:
         self._begins = True
 
     def batches(self) -> Iterator[Lesson]:
-        if sum(map(len, self._new)) < self._schooling.together:
+        if self._steps < self._schooling.every:
             return
-        self._learn_of(np.concatenate(self._new))
-        self._new.clear()
+        self._steps = 0
+        if self._new:
+            self._learn_of(np.concatenate(self._new))
+            self._new.clear()
         for _ in range(self._schooling.minibatches if self._seen else 0):
             yield self._drawn()
 
@@ -130,6 +134,7 @@ class Demonstrations:
             "optimal": self._optimal[:size],
             "seen": self._seen,
             "new": new,
+            "steps": self._steps,
             "begins": self._begins,
         }
 
@@ -137,4 +142,5 @@ class Demonstrations:
         size = len(state["images"])
         self._images[:size], self._optimal[:size] = state["images"], state["optimal"]
         self._seen, self._begins = int(state["seen"]), bool(state["begins"])
-        self._new = [state["new"]]
+        self._new = [state["new"]] if len(state["new"]) else []
+        self._steps = int(state["steps"])

@@ -18,8 +18,10 @@ from torch.nn import functional as F
 
 from rlkit.errors import UsageError
 from rlkit.networks.images import AnyImages, as_images
+from rlkit.networks.vin_kernels import is_compiled_for, swept
 
-HIDDEN, ACTIONS = 32, 10  # channels of f_R's layer, where the paper has 150, and of Q̄ (§4.1)
+HIDDEN, ACTIONS = 32, 18  # channels of f_R's layer and of Q̄: 150 and 10 in the paper (§4.1)
+DISCOUNT, SHARPNESS = 0.95, 7.0  # of the model that it begins with
 
 
 class ValueIteration(nn.Module):
@@ -28,21 +30,30 @@ class ValueIteration(nn.Module):
     `reward` and `transition` are the weights W^r and W^v of eq. (2), (A, 1, 3, 3): channel ā and
     cell (i, j) of the latter weigh V̄ of the neighbour in row i − 1 and column j − 1 from here.
     Beyond the edge r̄ and V̄ are 0.
+
+    The model that it begins with is a random one, but a model: W^r is a distribution P, so that r̄
+    is earned where one arrives, W^v is γP, and nine actions in turn lead mostly to nine different
+    cells, the neighbours and where they began. From weights around 0 values spread like heat, and
+    what is then learned plans badly for long.
     """
 
     def __init__(self, actions: int, k: int) -> None:
         super().__init__()
         self.k = k
         shape = (actions, 1, 3, 3)
-        self.reward = nn.Parameter(torch.empty(shape))
-        self.transition = nn.Parameter(torch.empty(shape))
-        for weights in (self.reward, self.transition):
-            nn.init.kaiming_uniform_(weights, a=math.sqrt(5))  # torch's own of convolutions
+        dealt = [torch.randperm(9) for _ in range(-(-actions // 9))]
+        mostly = F.one_hot(torch.cat(dealt)[:actions], 9)
+        P = torch.softmax(SHARPNESS * mostly + torch.randn(actions, 9), 1).view(shape)
+        self.reward = nn.Parameter(P)
+        self.transition = nn.Parameter(DISCOUNT * P)
 
     def forward(self, r: Tensor) -> Tensor:
         # Q̄(ā, i', j') = Σ_{i, j} W^r_{ā,i,j}·r̄(i' − i, j' − j) + W^v_{ā,i,j}·V̄(i' − i, j' − j)
         # V̄(i, j) = max_ā Q̄(ā, i, j)             (eq. 2; torch's kernels are these mirrored)
         expected_r = F.conv2d(r, self.reward, padding=1)  # the same in every sweep
+        if is_compiled_for(expected_r):
+            V = swept(expected_r, self.transition, self.k - 1)
+            return expected_r + F.conv2d(V, self.transition, padding=1)
         Q: Tensor = expected_r  # the first, from V̄ = 0
         for _ in range(self.k - 1):
             V = Q.max(1, keepdim=True).values
