@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 import rlkit
+from rlkit.cli.launch import refuse_several
 from rlkit.cli.streams import enduring, printable
 from rlkit.errors import RlkitError
 from rlkit.registry import unknown
@@ -30,6 +31,9 @@ COMMANDS = {
 }
 
 
+ON_RANKS = ("solve", "train", "resume")  # that several processes may do together
+
+
 class LazyCommands(click.Group):
     """`rlkit NAME` lives in rlkit/cli/NAME.py as `command`; help lists names without importing."""
 
@@ -39,6 +43,8 @@ class LazyCommands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
+        if name not in ON_RANKS:
+            refuse_several(name)
         module = importlib.import_module(f"rlkit.cli.{name.replace('-', '_')}")
         command: click.Command = module.command
         return command

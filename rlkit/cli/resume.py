@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from rlkit.cli.launch import rank_options, several
 from rlkit.cli.output import console, json_option
-from rlkit.cli.train import report
+from rlkit.cli.train import leads, report
+
+if TYPE_CHECKING:
+    from rlkit.ranks import Ranks
 
 
 @click.command()
@@ -26,10 +32,29 @@ from rlkit.cli.train import report
 )
 @json_option
 def command(
-    run: str, steps: int | None, device: str | None, env: str | None, as_json: bool
-) -> None:
+    run: str,
+    steps: int | None,
+    device: str | None,
+    env: str | None,
+    distributed: bool,
+    rank_timeout: float | None,
+    as_json: bool,
+) -> int:
     """Go on with RUN, a run folder or its name in runs/, from its newest checkpoint."""
-    from rlkit.training.api import resume  # imports torch
 
-    out = console(as_json, endures=True)
-    report(resume(run, steps, device=device, env=env, console=out), out, as_json)
+    def work(ranks: Ranks | None) -> int:
+        from rlkit.training.api import resume  # imports torch
+
+        out = console(as_json, endures=True)
+        speaker = out if leads(ranks) else None
+        done = resume(run, steps, device=device, env=env, console=speaker, ranks=ranks)
+        return report(done, out, as_json) if leads(ranks) else done.exit_status
+
+    if several(distributed):
+        from rlkit.cli.ranks import on_ranks  # imports torch
+
+        return on_ranks(work, rank_timeout)
+    return work(None)
+
+
+command.params.extend(rank_options())

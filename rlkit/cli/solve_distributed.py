@@ -5,21 +5,16 @@ Rank 0 speaks for all of them. This module imports torch; `rlkit solve` imports 
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import warnings
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-import click
-
 from rlkit.cli.output import console, emit_json
+from rlkit.cli.ranks import on_ranks
 from rlkit.cli.show import lines
 from rlkit.cli.solve import GAMMA, Asked, check_files, made_env, whole_model
 from rlkit.cli.solve_progress import SolveProgress
-from rlkit.distributed import TIMEOUT, LostRankError, MissingRankError, Ranks, join
 from rlkit.envs.models import model_in_parts
 from rlkit.errors import RlkitError, RlkitWarning, UsageError
 from rlkit.mdp.distributed.part import Facts, PartSolution
@@ -27,51 +22,18 @@ from rlkit.mdp.distributed.solve import METHODS, solve_distributed
 from rlkit.mdp.formats import is_model_file
 from rlkit.mdp.generate import Generated
 from rlkit.mdp.model import MDP
+from rlkit.ranks import Ranks
 from rlkit.registry import MODELS
-from rlkit.run.signals import Terminated
 
 
 def solve_on_ranks(
     asked: Asked, save: Path | None, rank_timeout: float | None, as_json: bool
 ) -> int:
     """Solve as this rank of the job that the environment variables name; the exit status."""
-    try:
-        ranks = join(TIMEOUT if rank_timeout is None else rank_timeout)
-    except MissingRankError as error:
-        if os.environ["RANK"] != "0" and 0 not in error.ranks:
-            return error.exit_status
-        raise
-    try:
-        _solve(asked, save, ranks, as_json)
-    except RlkitError as error:
-        _outlive_torchrun()
-        speaks, told = ranks.speaks_after(error)
-        if speaks:
-            raise told from error
-        return error.exit_status
-    except KeyboardInterrupt:
-        if ranks.rank == 0:
-            raise
-        return 130
-    except Terminated:
-        _outlive_torchrun()
-        words = "stopped by SIGTERM, which torchrun sends to all ranks when one of them is lost"
-        speaks, told = ranks.speaks_after(LostRankError(words))
-        if speaks:
-            click.echo(f"Error: {told}", err=True)
-        return 143
-    finally:
-        ranks.leave()
-    return 0
+    return on_ranks(lambda ranks: _solve(asked, save, ranks, as_json), rank_timeout)
 
 
-def _outlive_torchrun() -> None:
-    """torchrun ends all ranks when one is lost; why they end has to be told first."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _solve(asked: Asked, save: Path | None, ranks: Ranks, as_json: bool) -> None:
+def _solve(asked: Asked, save: Path | None, ranks: Ranks, as_json: bool) -> int:
     failure: RlkitError | None = None
     name, model, gamma = "", None, None
     try:
@@ -92,6 +54,7 @@ def _solve(asked: Asked, save: Path | None, ranks: Ranks, as_json: bool) -> None
             out.print(written)
     if ranks.rank == 0 and as_json:
         emit_json({"env": name, **asdict(part.facts)})
+    return 0
 
 
 def _model(asked: Asked) -> tuple[str, Generated | MDP, float | None]:

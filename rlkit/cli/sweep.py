@@ -104,6 +104,7 @@ def run_parameters() -> list[click.Parameter]:
     rlkit sweep a2c CartPole --seeds 0:10
     rlkit sweep a2c CartPole --set learning_rate=1e-3,3e-4 --set gamma=0.98,0.99
     rlkit sweep a2c CartPole --set hidden=64,64 --set hidden=256 --jobs 4
+    rlkit sweep ppo CartPole --seeds 0:128 --together --device cuda
 
     The same command goes on where it was stopped.
     """
@@ -126,6 +127,11 @@ def run_parameters() -> list[click.Parameter]:
     help="Folder for the runs.  [default: runs/sweep-AGENT-ENV]",
 )
 @click.option("--retry-failed", is_flag=True, help="Try runs again that failed.")
+@click.option(
+    "--together",
+    is_flag=True,
+    help="All seeds of a setting in one process, as one batch on the device (PPO on a GPU).",
+)
 @json_option
 def command(
     agent: str,
@@ -136,6 +142,7 @@ def command(
     jobs: int | None,
     sweep_dir: Path | None,
     retry_failed: bool,
+    together: bool,
     as_json: bool,
     env_option: Sequence[tuple[str, Any]],
     **run: Any,
@@ -156,6 +163,7 @@ def command(
         folder=sweep_dir,
         jobs=jobs,
         retry_failed=retry_failed,
+        together=together,
         console=out,
     )
     report(done, out)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlkit.cli.exact import exact_json, exact_line
+from rlkit.cli.launch import rank_options, several
 from rlkit.cli.output import console, emit_json, json_option
 from rlkit.errors import UsageError
 from rlkit.recipe import Option, options, read_options
@@ -19,6 +20,7 @@ from rlkit.training.options import RunOptions
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rlkit.ranks import Ranks
     from rlkit.training.api import Trained
 
 ENV_HELP = "a name (see 'rlkit list envs'), an id, module:EnvId, module:Class or file.py:Class"
@@ -112,11 +114,30 @@ def agent_command(agent: str) -> click.Command:
     recipe_options = read_options(AGENTS[agent].target)
     names = {option.name for option in recipe_options}
 
-    def run(env: str, config: Path | None, env_option: Any, as_json: bool, **given: Any) -> None:
+    def run(
+        env: str,
+        config: Path | None,
+        env_option: Any,
+        distributed: bool,
+        rank_timeout: float | None,
+        as_json: bool,
+        **given: Any,
+    ) -> int:
         changed = {name: value for name, value in given.items() if value is not None}
         recipe = {name: value for name, value in changed.items() if name in names}
         run_options = {name: value for name, value in changed.items() if name not in names}
-        _train(agent, env, config, recipe, run_options, dict(env_option), as_json)
+        checked = RunOptions(**run_options)
+        env_options = dict(env_option)
+        if several(distributed):
+            from rlkit.cli.ranks import on_ranks  # imports torch
+
+            return on_ranks(
+                lambda ranks: _train(
+                    agent, env, config, recipe, checked, env_options, as_json, ranks
+                ),
+                rank_timeout,
+            )
+        return _train(agent, env, config, recipe, checked, env_options, as_json, None)
 
     recipe_parameters = [as_click(option) for option in recipe_options]
     return json_option(
@@ -140,6 +161,7 @@ def agent_command(agent: str) -> click.Command:
                     type=EnvOption(),
                     help="argument of the environment's constructor, such as size=5 (repeatable)",
                 ),
+                *rank_options(),
             ],
         )
     )
@@ -167,22 +189,35 @@ def _train(
     env: str,
     config: Path | None,
     recipe: dict[str, Any],
-    run_options: dict[str, Any],
+    options: RunOptions,
     env_options: dict[str, Any],
     as_json: bool,
-) -> None:
+    ranks: Ranks | None,
+) -> int:
     out = console(as_json, endures=True)
-    checked = RunOptions(**run_options)
     from rlkit.training.api import train  # imports torch
     from rlkit.training.build import read_config
 
     fields = read_config(config, read_options(AGENTS[agent].target)) if config else {}
-    done = train(agent, env, fields | recipe, checked, env_options=env_options, console=out)
-    report(done, out, as_json)
+    done = train(
+        agent,
+        env,
+        fields | recipe,
+        options,
+        env_options=env_options,
+        console=out if leads(ranks) else None,
+        ranks=ranks,
+    )
+    return report(done, out, as_json) if leads(ranks) else done.exit_status
 
 
-def report(done: Trained, out: Console, as_json: bool) -> None:
-    """Say what came of a training, and exit with the signal's status if one came."""
+def leads(ranks: Ranks | None) -> bool:
+    """Whether it is for this process to speak."""
+    return ranks is None or ranks.rank == 0
+
+
+def report(done: Trained, out: Console, as_json: bool) -> int:
+    """Say what came of a training; the exit status, which is a signal's if one came."""
     evaluation = done.evaluation
     rate = f"{done.steps:,} steps, {done.seconds:.1f} s of training"
     if evaluation:
@@ -217,8 +252,7 @@ def report(done: Trained, out: Console, as_json: bool) -> None:
                 **({"exact": exact_json(done.exact)} if done.exact else {}),
             }
         )
-    if done.exit_status:
-        raise SystemExit(done.exit_status)
+    return done.exit_status
 
 
 def _evaluate(done: Trained) -> str:

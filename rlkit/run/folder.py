@@ -9,6 +9,7 @@ On disk::
       events.out.tfevents.*   the same for TensorBoard
       checkpoints/            see rlkit.run.checkpoint
       faults/                 the last steps before an error: see rlkit.training.black_box
+      ranks/                  what the others of several ranks keep: see rlkit.training.parallel
 
 This module imports neither torch nor TensorBoard: listing runs is quick.
 """

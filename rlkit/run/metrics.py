@@ -159,6 +159,25 @@ class Metrics:
             )
 
 
+class Unrecorded:
+    """Takes what `Metrics` takes, of a process that records nothing."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def episode(self, step: int, return_: float, length: float) -> None:
+        pass
+
+    def text(self, name: str, markdown: str) -> None:
+        pass
+
+    def hparams(self, config: Mapping[str, Any], results: Collection[str]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class EventFile:
     """The next numbered TensorBoard file in `folder`, opened for writing."""
 

@@ -19,6 +19,10 @@ class SaveTimes:
         self._every = every
         self.saved(step)
 
+    @property
+    def by_clock(self) -> bool:
+        return self._every.seconds is not None
+
     def saved(self, step: int) -> None:
         """A checkpoint of `step` has been saved."""
         if self._every.seconds is None:
