@@ -22,6 +22,7 @@ from rlkit.arrays import Array, as_float
 from rlkit.carry import Carry
 from rlkit.experience.rollout import RolloutBatch
 from rlkit.networks.distributions import masked
+from rlkit.peers import joint_moments
 from rlkit.recipe import Recipe, Result, Tuned, option
 from rlkit.schedule import Schedule
 
@@ -109,8 +110,9 @@ class A2C(Agent):
     def __init__(self, setting: Setting, recipe: A2CRecipe) -> None:
         super().__init__(setting)
         self.recipe = recipe
-        self.ac = ActorCritic(setting, recipe, self.generator)
+        self.ac = ActorCritic(setting, recipe, self.generator, self.place)
         self.memory, self.parts = self.ac.memory, self.ac.parts
+        self._learn_there = self.place.graphed(self._learn_columns)
 
     def initial_carry(self, n: int) -> Carry:
         return self.ac.nets.initial_carry(n)
@@ -124,18 +126,37 @@ class A2C(Agent):
         return self.ac.estimates(obs, mask)
 
     def update(self, batch: RolloutBatch) -> dict[str, Metric]:
-        recipe, ac = self.recipe, self.ac
+        recipe, progress = self.recipe, self.clock.progress
+        lr = recipe.learning_rate(progress)
+        self._rates = self.place.scalars(lr, recipe.entropy_cost(progress))
+        if self.place.ahead and batch.final_at is None:
+            metrics = self._learn_there(*batch.columns())
+        else:
+            metrics = self._learn(batch)
+        self.ac.flat.look(lr)
+        return self.place.kept(metrics) | {"learning_rate": lr}
+
+    def _learn_columns(self, *columns: Any) -> dict[str, Metric]:
+        return self._learn(RolloutBatch(*columns))
+
+    def _learn(self, batch: RolloutBatch) -> dict[str, Metric]:
+        recipe, ac, (lr, beta) = self.recipe, self.ac, self._rates
         obs = ac.normalizer.forward(batch.obs)  # (T + 1, N, *obs)
         # (T, N, outputs), (T + 1, N): the last row only bootstraps
-        head, v, pull = ac.nets.evaluate(obs, batch.carry, batch.reset, heads=recipe.n_steps)
+        with self.place.precision():
+            head, v, pull = ac.nets.evaluate(obs, batch.carry, batch.reset, heads=recipe.n_steps)
         A = ac.advantages(batch, v)  # (T, N)
         td = -A  # V(s_t) − G_t, for the critic's target G_t = A_t + V(s_t)
 
         weight = as_float(batch.valid)
-        weight = weight / weight.sum().clip(1)  # a mean over the steps that count
+        count = weight.sum()
+        weight = weight / count.clip(1)  # a mean over the steps that count
         if recipe.normalize_advantage:
-            centred = A - (weight * A).sum()
-            A = centred / ((weight * centred * centred).sum() ** 0.5 + 1e-8)
+            mean = (weight * A).sum()
+            centred = A - mean
+            var = (weight * centred * centred).sum()
+            mean, var = joint_moments(mean, var, count, ac.peers)
+            A = (A - mean) / (var**0.5 + 1e-8)
 
         # (T, N) each; no gradient leads back to the logits of actions that were not allowed
         log_pi, H, pull_policy = ac.policy.vjp(masked(head, batch.mask), batch.action)
@@ -143,21 +164,18 @@ class A2C(Agent):
         # L = E[−log π(a_t|s_t)·A_t − β·H(π(·|s_t))] + c·E[(V(s_t) − G_t)²]
         ac.flat.grad.zero_()
         # ∂L/∂log π = −A,  ∂L/∂H = −β
-        beta = recipe.entropy_cost(self.clock.progress)
         g_head = pull_policy(-weight * A, -beta * weight)
         # ∂L/∂V = 2c·(V − G), and 0 for the last row
         g_v = 0 * v  # (T + 1, N)
         g_v[:-1] = (2 * recipe.value_cost) * weight * td
         pull(g_head, g_v)
 
-        grad_norm = ac.flat.clip_grad(recipe.max_grad_norm)
-        lr = recipe.learning_rate(self.clock.progress)
+        grad_norm = ac.flat.clip_grad(recipe.max_grad_norm, count)
         ac.optimizer.step(lr)
-        ac.normalizer.include(batch.obs[:-1][batch.valid])
+        ac.normalizer.include(batch.obs[:-1], batch.valid)
         return {
             "policy_loss": -(weight * log_pi * A).sum(),
             "value_loss": (weight * td * td).sum(),
             "entropy": (weight * H).sum(),
             "grad_norm": grad_norm,
-            "learning_rate": lr,
         }

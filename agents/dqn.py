@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor
 from rlkit.agent import Agent, Estimates, Metric, Setting
 from rlkit.arrays import Array, as_tensor, like
 from rlkit.carry import Carry
-from rlkit.errors import RunError
+from rlkit.device.health import LOSS, RETURN, overflow_error
 from rlkit.experience.replay import Replay, ReplayBatch, Sampling
 from rlkit.exploration import EpsilonGreedy, q_estimates
 from rlkit.losses import greedy
@@ -215,6 +215,14 @@ RECIPES = {
 CACHED_ROWS = 256
 
 
+class Found(NamedTuple):
+    """What a minibatch came to."""
+
+    loss: Tensor  # (B,)
+    out: Tensor  # (B, A) or (B, A, K)
+    surprise: Tensor  # (B,): what priorities are made of
+
+
 class DQN(Agent):
     """One Q-network, its target copy, and a replay memory."""
 
@@ -232,7 +240,8 @@ class DQN(Agent):
             recipe.values, recipe.atoms, recipe.v_min, recipe.v_max, setting.device
         )
 
-        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs).to(setting.device)
+        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs, setting.peers)
+        self.normalizer.to(setting.device)
 
         def network() -> Network:
             return Network(
@@ -247,7 +256,7 @@ class DQN(Agent):
             ).to(setting.device)
 
         self.online, self.target = network(), network()
-        self.flat = FlatParameters(self.online)
+        self.flat = FlatParameters(self.online, self.place.health, setting.peers)
         self.follower = TargetParameters(
             self.flat, FlatParameters(self.target), recipe.target_interval, recipe.target_rate
         )
@@ -269,8 +278,12 @@ class DQN(Agent):
             setting.device,
             self.generator,
             setting.frame_stack,
+            self.place,
         )
         self.explore = EpsilonGreedy(n_actions, setting.n_envs, self.generator)
+        self._descend_there = self.place.graphed(self._descend_on)
+        numbers = torch.arange(recipe.gradient_steps, device=setting.device)
+        self._numbers = torch.split(numbers, 1)
         self.parts = {
             "memory": self.memory,
             "optimizer": self.optimizer,
@@ -288,13 +301,17 @@ class DQN(Agent):
         if explore:
             # of the batches that are drawn after this step
             self.memory.beta = self.recipe.importance_exponent(self.clock.progress)
-            self.online.resample(self.generator)
-        q = self._q(obs, noise=explore)
-        return (self.explore(q, self.epsilon, mask) if explore else greedy(q, mask)), carry
+            self.place.random.reseed()
+            self.online.resample(self.place.random.there)
+        mask = self.place.moved(mask)
+        q = self._q(self.place.moved(obs), noise=explore)
+        action = self.explore(q, self.epsilon, mask) if explore else greedy(q, mask)
+        return like(obs, action), carry
 
     def _q(self, obs: Array, noise: bool) -> Array:
         """Q(s, ·; θ), (N, A)."""
-        out = self.online.infer(self.normalizer.forward(obs), noise=noise)
+        with self.place.precision():
+            out = self.online.infer(self.normalizer.forward(obs), noise=noise)
         return like(obs, self.values.expected(as_tensor(out, self.setting.device)))
 
     def _estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> Estimates:
@@ -304,36 +321,83 @@ class DQN(Agent):
 
     @torch.no_grad()
     def update(self, batch: ReplayBatch) -> dict[str, Metric]:
-        recipe, values = self.recipe, self.values
-        _require_finite(batch.reward, "a return over n steps")
-        lr = recipe.learning_rate(self.clock.progress)
-        for mini, out_next in self._minibatches(batch):
-            # One sample of the noise for the prediction and the choice of the next action alike.
-            self.online.resample(self.generator)
-            out, pull = self.online.vjp(mini.obs)  # (B, A), or (B, A, K) with distributions
-            select = self.online(mini.next_obs) if recipe.double else out_next
-            a_star = greedy(values.expected(select), mini.next_mask)  # (B,)
-            y = values.target(mini.reward, mini.discount, take(out_next, a_star))
-            taken = take(out, mini.action)  # (B,) or (B, K), as y is
-            # L = E[w·loss(Q(s, a), y)]: ∂L/∂Q, and 0 for the actions not taken
-            loss, g = values.loss(taken, y)
-            _require_finite(loss.mean(), "the loss")  # its clipped gradient would hide it
-            if mini.weight is not None:
-                g = g * mini.weight.view(-1, *[1] * (g.ndim - 1))
-            self.flat.grad.zero_()
-            pull(put(g / recipe.batch_size, mini.action, out))
-            self.flat.clip_grad(recipe.max_grad_norm)
-            self.optimizer.step(lr)
+        place, lr = self.place, self.recipe.learning_rate(self.clock.progress)
+        self._rates = place.scalars(lr)
+        self._require_finite(RETURN, batch.reward, "a return over n steps")
+        for found in self._learned_there(batch) if place.ahead else self._learned(batch):
             self.follower.follow()
-            if mini.weight is not None and mini.cell is not None:
-                self.memory.update_priorities(mini.cell, values.surprise(taken, y, loss))
+            loss, out, _ = found
         self.normalizer.include(batch.obs)
-        return {  # of the burst's last minibatch
-            "loss": loss.mean(),
-            "q_mean": values.expected(out).mean(),
-            "learning_rate": lr,
-            "exploration_rate": self.epsilon,
-        }
+        self.flat.look(lr)
+        metrics = {"loss": loss.mean(), "q_mean": self.values.expected(out).mean()}
+        # of the burst's last minibatch
+        return place.kept(metrics) | {"learning_rate": lr, "exploration_rate": self.epsilon}
+
+    def _learned(self, batch: ReplayBatch) -> Iterator[Found]:
+        """What each minibatch came to."""
+        for mini, out_next in self._minibatches(batch):
+            yield (found := self._descend(mini, out_next))
+            if mini.weight is not None and mini.cell is not None:
+                self.memory.update_priorities(mini.cell, found.surprise)
+
+    def _learned_there(self, batch: ReplayBatch) -> Iterator[Found]:
+        """The same on a device; priorities, of which the last one counts, change after all."""
+        self.place.random.reseed()
+        learn, surprise = self._descend_there.bind(*batch.columns()), []
+        for number in self._numbers:
+            yield (found := learn(number))
+            surprise.append(found.surprise.clone())
+        if batch.weight is not None and batch.cell is not None:
+            self.memory.update_priorities(batch.cell, torch.stack(surprise))
+
+    def _descend_on(self, *columns: Tensor | None) -> Found:
+        """A step on the minibatch of a number (1,), which comes last."""
+        *of_batch, number = columns
+        assert number is not None
+        picked = (None if c is None else c.index_select(0, number)[0] for c in of_batch)
+        mini = self._normalized(ReplayBatch(*picked))  # type: ignore[arg-type]
+        return self._descend(mini, self._targets_of(mini.next_obs))
+
+    def _descend(self, mini: ReplayBatch, out_next: Tensor) -> Found:
+        """A step on a minibatch, its observations normalised; `out_next` is Q(s_n, ·; θ⁻)."""
+        recipe, values, (lr,) = self.recipe, self.values, self._rates
+        # One sample of the noise for the prediction and the choice of the next action alike.
+        self.online.resample(self.place.random.there)
+        with self.place.precision():
+            out, pull = self.online.vjp(mini.obs)  # (B, A), or (B, A, K) with distributions
+            select = self.online(mini.next_obs).float() if recipe.double else out_next
+        a_star = greedy(values.expected(select), mini.next_mask)  # (B,)
+        y = values.target(mini.reward, mini.discount, take(out_next, a_star))
+        taken = take(out, mini.action)  # (B,) or (B, K), as y is
+        # L = E[w·loss(Q(s, a), y)]: ∂L/∂Q, and 0 for the actions not taken
+        loss, g = values.loss(taken, y)
+        self._require_finite(LOSS, loss.mean(), "the loss")  # its clipped gradient would hide it
+        if mini.weight is not None:
+            g = g * mini.weight.view(-1, *[1] * (g.ndim - 1))
+        self.flat.grad.zero_()
+        pull(put(g / recipe.batch_size, mini.action, out))
+        self.flat.clip_grad(recipe.max_grad_norm)
+        self.optimizer.step(lr)
+        surprise = loss if mini.weight is None else values.surprise(taken, y, loss)
+        return Found(loss, out, surprise)
+
+    def _targets_of(self, next_obs: Tensor) -> Tensor:
+        """Q(s_n, ·; θ⁻) under noise of its own."""
+        self.target.resample(self.place.random.there)
+        with self.place.precision():
+            out: Tensor = self.target(next_obs).float()
+        return out
+
+    def _normalized(self, batch: ReplayBatch) -> ReplayBatch:
+        forward = self.normalizer.forward
+        return replace(batch, obs=forward(batch.obs), next_obs=forward(batch.next_obs))
+
+    def _require_finite(self, kind: int, x: Tensor, what: str) -> None:
+        health = self.place.health
+        if health is not None:
+            health.watch(kind, x.sum())
+        elif not math.isfinite(x.sum().item()):  # one pass: where a term is not, the sum is not
+            raise overflow_error(what)
 
     def _minibatches(self, batch: ReplayBatch) -> Iterator[tuple[ReplayBatch, Tensor]]:
         """Each minibatch, its observations normalised, and Q(s_n, ·; θ⁻).
@@ -341,25 +405,12 @@ class DQN(Agent):
         The target net stands still between two moves, so one forward serves several minibatches;
         its noise, where it has any, is then theirs together.
         """
-        batch = replace(
-            batch,
-            obs=self.normalizer.forward(batch.obs),
-            next_obs=self.normalizer.forward(batch.next_obs),
-        )
+        batch = self._normalized(batch)
         at_once = max(1, CACHED_ROWS // self.recipe.batch_size)
         start, end = 0, len(batch.obs)
         while start < end:
             stop = min(end, start + self.follower.stands_for, start + at_once)
-            self.target.resample(self.generator)
-            out_next = self.target(batch.next_obs[start:stop])  # (stop − start, B, A[, K])
+            out_next = self._targets_of(batch.next_obs[start:stop])  # (stop − start, B, A[, K])
             for g in range(start, stop):
                 yield batch.minibatch(g), out_next[g - start]
             start = stop
-
-
-def _require_finite(x: Tensor, what: str) -> None:
-    if not math.isfinite(x.sum().item()):  # one pass: where a term is not, the sum is not
-        raise RunError(
-            f"{what} overflowed; the weights are as they were before this step; scale the rewards "
-            "down"
-        )

@@ -23,9 +23,10 @@ from rlkit.actor_critic import ActorCritic
 from rlkit.agent import Agent, Estimates, Metric, Setting
 from rlkit.arrays import Array, as_float, like, namespace
 from rlkit.carry import Carry, rows
-from rlkit.experience.minibatches import minibatches
+from rlkit.experience.minibatches import Mean, minibatch_indices, minibatches, parts_of
 from rlkit.experience.rollout import RolloutBatch
 from rlkit.networks.distributions import masked
+from rlkit.peers import joint_mean, joint_moments, mean_count
 from rlkit.recipe import Recipe, Result, Tuned, option
 from rlkit.schedule import Schedule
 
@@ -216,6 +217,19 @@ class Steps(NamedTuple):
     carry: Carry = None  # (B, ...), with a memory: what it held before obs[0], by θ_old
     reset: Array | None = None  # (T, B) bool
     valid: Array | None = None  # (T, B) bool
+    live: Array | None = None  # as A: 1 where a step counts, where dead ones stand among them
+
+
+class Found(NamedTuple):
+    """What a minibatch came to."""
+
+    mean: Mean
+    gain: Array  # ρ·A, (B,)
+    clipped: Array  # clip(ρ, 1 − ε, 1 + ε)·A, (B,)
+    error: Array  # V − G, (B,)
+    entropy: Array  # (B,)
+    kl: Array
+    grad_norm: Metric | None = None  # None: no step was taken
 
 
 class PPO(Agent):
@@ -224,12 +238,15 @@ class PPO(Agent):
     name = "ppo"
     recipe_type = PPORecipe
     recipes = RECIPES
+    steps_type = Steps
 
     def __init__(self, setting: Setting, recipe: PPORecipe) -> None:
         super().__init__(setting)
         self.recipe = recipe
-        self.ac = ActorCritic(setting, recipe, self.generator)
+        self.ac = ActorCritic(setting, recipe, self.generator, self.place)
         self.memory, self.parts = self.ac.memory, self.ac.parts
+        self._columns_there = self.place.graphed(self._columns)
+        self._descend_there = self.place.graphed(self._descend_on)
 
     def initial_carry(self, n: int) -> Carry:
         return self.ac.nets.initial_carry(n)
@@ -244,82 +261,153 @@ class PPO(Agent):
 
     def update(self, batch: RolloutBatch) -> dict[str, Metric]:
         recipe, ac, progress = self.recipe, self.ac, self.clock.progress
-        lr, clip = recipe.learning_rate(progress), recipe.clip(progress)
-        beta = recipe.entropy_cost(progress)
-        if not batch.valid.any():  # dead steps alone
+        lr = recipe.learning_rate(progress)
+        self._rates = ac.place.scalars(lr, recipe.clip(progress), recipe.entropy_cost(progress))
+        found, grad_norm = None, None
+        for found in self._learned_there(batch) if ac.place.ahead else self._learned(batch):
+            grad_norm = grad_norm if found.grad_norm is None else found.grad_norm
+        if found is None:  # dead steps alone
             return {}
+        ac.normalizer.include(batch.obs[:-1], batch.valid)
+        ac.flat.look(lr)
+        metrics = self.metrics(found) | {"grad_norm": grad_norm}
+        return ac.place.kept(metrics) | {"learning_rate": lr}
+
+    def _learned(self, batch: RolloutBatch) -> Iterator[Found]:
+        """What the rollout's minibatches came to, until the policy has changed enough."""
         for k, steps in enumerate(self._minibatches(batch)):
-            obs, action, mask, log_pi_old, A, G, v_old, carry, reset, valid = steps
-            B, xp = len(A), namespace(A)
-            if recipe.normalize_advantage:
-                centred = A - A.mean()
-                A = centred / ((centred * centred).mean() ** 0.5 + 1e-8)
-            # (B, outputs), (B,)
-            head, v, pull = ac.nets.evaluate(obs, carry, reset, valid=valid)
-            log_pi, H, pull_policy = ac.policy.vjp(masked(head, mask), action)  # (B,) each
-            log_ratio = log_pi - log_pi_old
-            ratio = xp.exp(log_ratio)
-            kl = (ratio - 1 - log_ratio).mean()  # an estimate of KL(θ_old, θ): Schulman 2020
-            error = v - G  # (B,)
-            unclipped = ratio * A <= xp.clip(ratio, 1 - clip, 1 + clip) * A
-            if k > 0 and 0 < recipe.target_kl < kl:
+            yield (found := self._descend(steps, k > 0))
+            if found.grad_norm is None:
                 break
 
-            # L = −E[min(ρ·A, clip(ρ, 1 − ε, 1 + ε)·A) + β·H] + c·E[(V − G)²]
-            ac.flat.grad.zero_()
-            # ∂L/∂log π = −ρ·A where ρ·A is the lesser, and 0 where the clip is;  ∂L/∂H = −β
-            g_head = pull_policy(
-                -xp.where(unclipped, ratio * A, 0 * A) / B, xp.full_like(A, -beta / B)
-            )
-            # ∂L/∂V = 2c·(V − G)
-            g_v = 2 * recipe.value_cost / B * error
-            if recipe.value_clip:  # then L takes the greater of (V − G)² and (V_clipped − G)²
-                change = v - v_old
-                v_clipped = v_old + xp.clip(change, -recipe.value_clip, recipe.value_clip)
-                nearer = error * error < (v_clipped - G) ** 2
-                g_v = g_v * ~(nearer & (abs(change) > recipe.value_clip))
-            pull(g_head, g_v)
+    def _learned_there(self, batch: RolloutBatch) -> Iterator[Found]:
+        """The same on a device, of all steps, the dead ones with weight 0."""
+        recipe, ac = self.recipe, self.ac
+        if ac.flat.health is not None:
+            ac.flat.health.resume()
+        prepare = self._columns if batch.final_at is not None else self._columns_there
+        learn = self._descend_there.bind(*prepare(*batch.columns()))
+        T, N = batch.reward.shape
+        parts = parts_of(T * N, recipe.minibatch_size)
+        rows = N if ac.nets.has_core else T * N
+        for index in minibatch_indices(rows, min(parts, rows), recipe.epochs, ac.place.random):
+            yield learn(index)
 
-            grad_norm = ac.flat.clip_grad(recipe.max_grad_norm)
-            ac.optimizer.step(lr)
-        ac.normalizer.include(batch.obs[:-1][batch.valid])
-        return {  # of the rollout's last minibatch
-            "policy_loss": -xp.minimum(ratio * A, xp.clip(ratio, 1 - clip, 1 + clip) * A).mean(),
-            "value_loss": (error * error).mean(),
-            "entropy": H.mean(),
+    def _descend(self, steps: Steps, may_stop: bool) -> Found:
+        """A step on a minibatch; none where `may_stop` and the policy has changed enough."""
+        recipe, ac, (lr, clip, beta) = self.recipe, self.ac, self._rates
+        with ac.place.precision():  # (B, outputs), (B,)
+            head, v, pull = ac.nets.evaluate(steps.obs, steps.carry, steps.reset, valid=steps.valid)
+        ac.flat.grad.zero_()  # to which the policy's own parameters add at once
+        g_head, g_v, found = self.gradients(head, v, steps, clip, beta)
+        count = found.mean.count
+        if recipe.target_kl:  # by which all ranks stop, or none
+            found = found._replace(kl=joint_mean(found.kl, count, ac.peers))
+            if ac.flat.health is not None:
+                ac.flat.health.pause(found.kl > recipe.target_kl)
+            elif may_stop and found.kl > recipe.target_kl:
+                return found
+        pull(g_head, g_v)
+        grad_norm = ac.flat.clip_grad(recipe.max_grad_norm, count)
+        ac.optimizer.step(lr)
+        return found._replace(grad_norm=grad_norm)
+
+    def gradients(
+        self, head: Array, v: Array, steps: Steps, clip: Array, beta: Array
+    ) -> tuple[Array, Array, Found]:
+        """∂L/∂head (B, outputs), ∂L/∂V (B,), and what the minibatch came to.
+
+        L = −E[min(ρ·A, clip(ρ, 1 − ε, 1 + ε)·A) + β·H] + c·E[(V − G)²], with what the networks give
+        for the steps: `head` and `v`.
+        """
+        recipe, ac, (A, G, v_old) = self.recipe, self.ac, (steps.A, steps.G, steps.v_old)
+        xp, mean = namespace(A), Mean(A, steps.live)
+        if recipe.normalize_advantage:
+            centre = mean(A)
+            centred = A - centre
+            var = mean(centred * centred)
+            centre, var = joint_moments(centre, var, mean.count, ac.peers)
+            A = (A - centre) / (var**0.5 + 1e-8)
+        # (B,) each
+        log_pi, H, pull_policy = ac.policy.vjp(masked(head, steps.mask), steps.action)
+        log_ratio = log_pi - steps.log_pi_old
+        ratio = xp.exp(log_ratio)
+        kl = mean(ratio - 1 - log_ratio)  # an estimate of KL(θ_old, θ): Schulman 2020
+        error = v - G  # (B,)
+        gain, clipped = ratio * A, xp.clip(ratio, 1 - clip, 1 + clip) * A
+        # ∂L/∂log π = −ρ·A where ρ·A is the lesser, and 0 where the clip is;  ∂L/∂H = −β
+        g_head = pull_policy(
+            mean.share(-xp.where(gain <= clipped, gain, 0 * A)), mean.share(-beta) + 0 * A
+        )
+        # ∂L/∂V = 2c·(V − G)
+        g_v = mean.share(2 * recipe.value_cost) * error
+        if recipe.value_clip:  # then L takes the greater of (V − G)² and (V_clipped − G)²
+            change = v - v_old
+            v_clipped = v_old + xp.clip(change, -recipe.value_clip, recipe.value_clip)
+            nearer = error * error < (v_clipped - G) ** 2
+            g_v = g_v * ~(nearer & (abs(change) > recipe.value_clip))
+        return g_head, g_v, Found(mean, gain, clipped, error, H, kl)
+
+    def metrics(self, found: Found) -> dict[str, Metric]:
+        """Of the rollout's last minibatch."""
+        mean, gain, clipped, error, H, kl, _ = found
+        return {
+            "policy_loss": -mean(namespace(gain).minimum(gain, clipped)),
+            "value_loss": mean(error * error),
+            "entropy": mean(H),
             "kl": kl,
-            "clip_fraction": 1 - as_float(unclipped).mean(),
-            "grad_norm": grad_norm,
-            "learning_rate": lr,
+            "clip_fraction": 1 - mean(as_float(gain <= clipped)),
         }
 
-    def _minibatches(self, batch: RolloutBatch) -> Iterator[Steps]:
-        """The epochs' minibatches of the rollout: of steps, or with a memory of environments."""
-        recipe, ac = self.recipe, self.ac
+    def _columns(self, *columns: Any) -> tuple[Any, ...]:
+        """What all epochs learn from: the fields of `Steps` but the last, of T steps of N."""
+        batch, ac = RolloutBatch(*columns), self.ac
         obs = ac.normalizer.forward(batch.obs)  # (T + 1, N, *obs)
-        head, v = ac.nets.infer(obs, batch.carry, batch.reset)  # (T + 1, N, outputs), (T + 1, N)
+        with ac.place.precision():  # (T + 1, N, outputs), (T + 1, N)
+            head, v = ac.nets.infer(obs, batch.carry, batch.reset)
         A = ac.advantages(batch, v)  # (T, N)
         log_pi, _, _ = ac.policy.vjp(masked(head[:-1], batch.mask), batch.action)
-        columns: tuple[Array | None, ...] = (
-            batch.action,
-            batch.mask,
-            log_pi,
-            A,
-            A + v[:-1],
-            v[:-1],
-        )
+        reset = None if batch.reset is None else batch.reset[:-1]
+        columns = obs[:-1], batch.action, batch.mask, log_pi, A, A + v[:-1], v[:-1]
+        return *columns, batch.carry, reset, batch.valid
+
+    def _descend_on(self, *columns: Any) -> Found:
+        """A step on the rows of `_columns`, with a memory the environments, that come last."""
+        *of_steps, carry, reset, valid, index = columns
+        live, has_core = as_float(valid), self.ac.nets.has_core
+
+        def picked(column: Array | None) -> Array | None:
+            if column is None:
+                return None
+            dim = 1 if has_core else 0
+            return (column if has_core else column.flatten(0, 1)).index_select(dim, index)
+
+        part = [*map(picked, of_steps), rows(carry, index), picked(reset), None, picked(live)]
+        return self._descend(Steps(*part), True)
+
+    def _minibatches(self, batch: RolloutBatch) -> Iterator[Steps]:
+        """The epochs' minibatches of the rollout: of steps, or with a memory of environments.
+
+        Of dead steps alone none. All ranks make as many minibatches.
+        """
+        recipe, ac = self.recipe, self.ac
+        count = mean_count(batch.valid.sum(), ac.peers)  # of valid steps, a rank's
+        if not count:
+            return
+        obs, *columns, carry, reset, _ = self._columns(*batch.columns())
         if not ac.nets.has_core:
-            columns = (obs[:-1], *columns)
-            rollout = [None if c is None else c[batch.valid] for c in columns]  # (K, ...)
-            for part in minibatches(rollout, recipe.minibatch_size, recipe.epochs, self.generator):
+            rollout = [None if c is None else c[batch.valid] for c in (obs, *columns)]  # (K, ...)
+            parts = parts_of(count, recipe.minibatch_size)
+            for part in minibatches(rollout, parts, recipe.epochs, self.generator):
                 yield Steps(*part)
             return
-        assert batch.reset is not None
+        assert reset is not None
         size = max(1, recipe.minibatch_size // recipe.n_steps)  # environments
-        everyone = like(v, torch.arange(v.shape[1]))
-        for (envs,) in minibatches([everyone], size, recipe.epochs, self.generator):
+        everyone = like(batch.reward, torch.arange(batch.reward.shape[1]))
+        parts = parts_of(len(everyone), size)
+        for (envs,) in minibatches([everyone], parts, recipe.epochs, self.generator):
             valid = batch.valid[:, envs]
-            if valid.any():
+            if ac.peers is not None or valid.any():
                 part = tuple(None if c is None else c[:, envs][valid] for c in columns)
-                part += rows(batch.carry, envs), batch.reset[:-1, envs], valid
-                yield Steps(obs[:-1, envs], *part)
+                part += rows(carry, envs), reset[:, envs], valid
+                yield Steps(obs[:, envs], *part)

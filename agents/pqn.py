@@ -10,18 +10,20 @@ cut at terminations and bootstrapped at truncations.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rlkit.agent import Agent, Estimates, Metric, Setting
-from rlkit.arrays import Array, namespace
+from rlkit.arrays import Array, as_float, like, namespace
 from rlkit.carry import Carry
-from rlkit.experience.minibatches import minibatches
+from rlkit.experience.minibatches import Mean, minibatch_indices, minibatches, parts_of
 from rlkit.experience.rollout import Rollout, RolloutBatch
 from rlkit.exploration import EpsilonGreedy, q_estimates
 from rlkit.losses import greedy, squared
@@ -29,6 +31,7 @@ from rlkit.networks.distributions import masked
 from rlkit.networks.network import Network
 from rlkit.networks.normalize import RewardScaler, obs_normalizer
 from rlkit.optim import FlatParameters, optimizer_for
+from rlkit.peers import mean_count
 from rlkit.recipe import Recipe, Result, Tuned, option
 from rlkit.returns import discounts, gae, traces
 from rlkit.schedule import Schedule
@@ -78,6 +81,16 @@ RECIPES = {
 }
 
 
+class Found(NamedTuple):
+    """What a minibatch came to."""
+
+    mean: Mean
+    error: Array  # Q(s, a) − G, (B,)
+    loss: Array  # (B,)
+    q_all: Array  # (B, A)
+    grad_norm: Metric
+
+
 class PQN(Agent):
     """One Q-network with layer normalisation, learned from each rollout for a few epochs."""
 
@@ -90,7 +103,8 @@ class PQN(Agent):
         assert isinstance(setting.action_space, spaces.Discrete)
         self.recipe = recipe
         n_actions = int(setting.action_space.n)
-        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs)
+        self.peers = peers = setting.peers
+        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs, peers)
         self.q = Network(
             self.normalizer.space,
             recipe.hidden,
@@ -101,13 +115,20 @@ class PQN(Agent):
             encoder=recipe.encoder,
         )
         self.to(setting.device)
-        self.flat = FlatParameters(self)
+        self.flat = FlatParameters(self, self.place.health, peers)
         self.optimizer = optimizer_for(recipe.optimizer, self.flat, recipe.optimizer_eps)
-        self.reward_scaler = RewardScaler(setting.n_envs, recipe.gamma, setting.device)
+        self.reward_scaler = RewardScaler(setting.n_envs, recipe.gamma, setting.device, peers)
         self.memory = Rollout(
-            recipe.n_steps, setting.n_envs, setting.obs_space, setting.action_space, setting.device
+            recipe.n_steps,
+            setting.n_envs,
+            setting.obs_space,
+            setting.action_space,
+            setting.device,
+            self.place.ahead,
         )
         self.explore = EpsilonGreedy(n_actions, setting.n_envs, self.generator)
+        self._columns_there = self.place.graphed(self._columns)
+        self._descend_there = self.place.graphed(self._descend_on)
         self.parts = {
             "memory": self.memory,
             "optimizer": self.optimizer,
@@ -118,10 +139,13 @@ class PQN(Agent):
     def act(
         self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
     ) -> tuple[Array, Carry]:
-        q = self.q.infer(self.normalizer.forward(obs))  # (N, A)
+        with self.place.precision():
+            q = self.q.infer(self.normalizer.forward(self.place.moved(obs)))  # (N, A)
+        mask = self.place.moved(mask)
         if explore:
-            return self.explore(q, self.recipe.exploration(self.clock.progress), mask), carry
-        return greedy(q, mask), carry
+            epsilon = self.recipe.exploration(self.clock.progress)
+            return like(obs, self.explore(q, epsilon, mask)), carry
+        return like(obs, greedy(q, mask)), carry
 
     def _estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> Estimates:
         q = self.q.infer(self.normalizer.forward(obs))  # (N, A)
@@ -131,34 +155,73 @@ class PQN(Agent):
 
     @torch.no_grad()
     def update(self, batch: RolloutBatch) -> dict[str, Metric]:
-        recipe, progress = self.recipe, self.clock.progress
+        recipe, place, progress = self.recipe, self.place, self.clock.progress
         lr = recipe.learning_rate(progress)
-        obs = self.normalizer.forward(batch.obs)
-        G = self._returns(batch, obs)  # (T, N)
-        steps = [column[batch.valid] for column in (obs[:-1], batch.action, G)]
-        if len(steps[0]) == 0:  # dead steps alone
+        self._rates = place.scalars(lr)
+        found = None
+        for found in self._learned_there(batch) if place.ahead else self._learned(batch):
+            mean, g, loss, q_all, grad_norm = found
+        if found is None:  # dead steps alone
             return {}
-        for s, a, y in minibatches(steps, recipe.minibatch_size, recipe.epochs, self.generator):
-            q_all, pull = self.q.vjp(s)  # (B, A)
-            B, xp = len(y), namespace(y)
-            taken = xp.arange(B, device=y.device), a
-            # L = E[½·(Q(s_t, a_t) − G_t)²]: ∂L/∂Q, and 0 for the actions not taken
-            loss, g = squared(q_all[taken], y)
-            g_all = 0 * q_all
-            g_all[taken] = g / B
-            self.flat.grad.zero_()
-            pull(g_all)
-            grad_norm = self.flat.clip_grad(recipe.max_grad_norm)
-            self.optimizer.step(lr)
-        self.normalizer.include(batch.obs[:-1][batch.valid])
-        return {  # of the rollout's last minibatch
-            "td_error": abs(g).mean(),
-            "value_loss": loss.mean(),
-            "q_mean": q_all.mean(),
+        self.normalizer.include(batch.obs[:-1], batch.valid)
+        self.flat.look(lr)
+        metrics = {  # of the rollout's last minibatch
+            "td_error": mean(abs(g)),
+            "value_loss": mean(loss),
+            "q_mean": mean(q_all.mean(-1)),
             "grad_norm": grad_norm,
-            "learning_rate": lr,
-            "exploration_rate": recipe.exploration(progress),
         }
+        exploration = {"exploration_rate": recipe.exploration(progress)}
+        return place.kept(metrics) | {"learning_rate": lr} | exploration
+
+    def _learned(self, batch: RolloutBatch) -> Iterator[Found]:
+        """What each minibatch of the valid steps came to."""
+        recipe = self.recipe
+        *columns, valid = self._columns(*batch.columns())
+        steps = [column[valid] for column in columns]
+        count = mean_count(len(steps[0]), self.peers)
+        if count:
+            parts = parts_of(count, recipe.minibatch_size)
+            for s, a, y in minibatches(steps, parts, recipe.epochs, self.generator):
+                yield self._descend(s, a, y, None)
+
+    def _learned_there(self, batch: RolloutBatch) -> Iterator[Found]:
+        """The same on a device, of all steps, the dead ones with weight 0."""
+        prepare = self._columns if batch.final_at is not None else self._columns_there
+        learn = self._descend_there.bind(*prepare(*batch.columns()))
+        count = batch.reward.numel()
+        parts, epochs = parts_of(count, self.recipe.minibatch_size), self.recipe.epochs
+        for index in minibatch_indices(count, parts, epochs, self.place.random):
+            yield learn(index)
+
+    def _columns(self, *columns: Any) -> tuple[Array, ...]:
+        """Observations, actions, returns and which are valid: of T steps of N."""
+        batch = RolloutBatch(*columns)
+        obs = self.normalizer.forward(batch.obs)
+        return obs[:-1], batch.action, self._returns(batch, obs), batch.valid
+
+    @torch.no_grad()
+    def _descend_on(self, *columns: Tensor) -> Found:
+        """A step on the rows of `_columns` of an index, which comes last."""
+        *of_steps, index = columns
+        s, a, y, valid = (c.flatten(0, 1).index_select(0, index) for c in of_steps)
+        return self._descend(s, a, y, as_float(valid))
+
+    def _descend(self, s: Array, a: Array, y: Array, live: Array | None) -> Found:
+        """A step on a minibatch, in which steps count where they are `live`."""
+        xp, mean = namespace(y), Mean(y, live)
+        with self.place.precision():
+            q_all, pull = self.q.vjp(s)  # (B, A)
+        taken = xp.arange(len(y), device=y.device), a
+        # L = E[½·(Q(s_t, a_t) − G_t)²]: ∂L/∂Q, and 0 for the actions not taken
+        loss, g = squared(q_all[taken], y)
+        g_all = 0 * q_all
+        g_all[taken] = mean.share(g)
+        self.flat.grad.zero_()
+        pull(g_all)
+        grad_norm = self.flat.clip_grad(self.recipe.max_grad_norm, mean.count)
+        self.optimizer.step(*self._rates)
+        return Found(mean, g, loss, q_all, grad_norm)
 
     def _returns(self, batch: RolloutBatch, obs: Array) -> Array:
         """The λ-returns G, (T, N), from the normalised observations, (T + 1, N, *obs)."""
@@ -169,7 +232,9 @@ class PQN(Agent):
         xp = namespace(reward)
 
         def best(obs: Array, mask: Array | None) -> Array:
-            return xp.amax(masked(self.q.infer(obs), mask), -1)  # max_a Q(s, a)
+            with self.place.precision():
+                q = self.q.infer(obs)
+            return xp.amax(masked(q, mask), -1)  # max_a Q(s, a)
 
         v = best(obs, batch.obs_mask)  # (T + 1, N)
         v_next = batch.next_values(v, lambda o: best(self.normalizer.forward(o), batch.final_mask))

@@ -133,7 +133,8 @@ class R2D2(Agent):
         assert isinstance(setting.action_space, spaces.Discrete)
         self.recipe = recipe
         n_actions = int(setting.action_space.n)
-        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs).to(setting.device)
+        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs, setting.peers)
+        self.normalizer.to(setting.device)
         head = Head(dueling=recipe.dueling, hidden=recipe.head_hidden)
 
         def network() -> RecurrentQ:
@@ -141,7 +142,7 @@ class R2D2(Agent):
             return net.to(setting.device)
 
         self.online, self.target = network(), network()
-        self.flat = FlatParameters(self.online)
+        self.flat = FlatParameters(self.online, peers=setting.peers)
         self.follower = TargetParameters(
             self.flat, FlatParameters(self.target), recipe.target_interval, recipe.target_rate
         )
@@ -219,7 +220,7 @@ class R2D2(Agent):
             weight = weight * batch.weight
         self.flat.grad.zero_()
         torch.autograd.backward(learned, put(weight * delta, action, learned))
-        grad_norm = self.flat.clip_grad(recipe.max_grad_norm)
+        grad_norm = self.flat.clip_grad(recipe.max_grad_norm, valid.sum())
         self.optimizer.step(lr)
         self.follower.follow()
         self.normalizer.include(batch.obs[:-1][batch.valid])

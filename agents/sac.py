@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from gymnasium import spaces
@@ -22,14 +23,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlkit.agent import Agent, Metric, Setting
-from rlkit.arrays import Array, namespace
+from rlkit.arrays import Array, like, namespace
 from rlkit.carry import Carry
+from rlkit.device.health import Health
 from rlkit.errors import UsageError
 from rlkit.experience.noise import Noise
 from rlkit.experience.replay import Replay, ReplayBatch, Sampling
 from rlkit.networks.network import Network
 from rlkit.networks.twin import TwinQ
-from rlkit.optim import FlatParameters, optimizer_for
+from rlkit.optim import FlatParameters, Rate, optimizer_for
+from rlkit.peers import Peers
 from rlkit.recipe import Recipe, Result, Tuned, option
 from rlkit.schedule import Schedule
 
@@ -114,17 +117,34 @@ class Temperature(nn.Module):
 class Descent:
     """Gradient descent on the parameters of one module, whatever else a loss depends on."""
 
-    def __init__(self, module: nn.Module, recipe: SACRecipe, max_norm: float) -> None:
-        self.flat = FlatParameters(module)
+    def __init__(
+        self,
+        module: nn.Module,
+        recipe: SACRecipe,
+        max_norm: float,
+        health: Health | None,
+        peers: Peers | None,
+    ) -> None:
+        self.flat = FlatParameters(module, health, peers)
         self.optimizer = optimizer_for(recipe.optimizer, self.flat, recipe.optimizer_eps)
         self._max_norm = max_norm or math.inf
 
-    def step(self, loss: Tensor, lr: float) -> None:
+    def step(self, loss: Tensor, lr: Rate) -> None:
         """Raises RunError, before a weight changes, where the gradient is not finite."""
         self.flat.grad.zero_()
         loss.backward(inputs=self.flat.parameters)  # type: ignore[no-untyped-call]
         self.flat.clip_grad(self._max_norm)
         self.optimizer.step(lr)
+
+
+class Found(NamedTuple):
+    """What a minibatch came to."""
+
+    critic_loss: Tensor
+    actor_loss: Tensor
+    q: Tensor  # (2, B)
+    log_pi: Tensor  # (B,)
+    alpha: Tensor
 
 
 class SAC(Agent):
@@ -155,9 +175,10 @@ class SAC(Agent):
         self.target.load_state_dict(self.critic.state_dict())
         self.temperature = Temperature(recipe.temperature)
         self.to(setting.device)
-        self.actor_descent = Descent(self.actor, recipe, recipe.max_grad_norm)
-        self.critic_descent = Descent(self.critic, recipe, recipe.max_grad_norm)
-        self.temperature_descent = Descent(self.temperature, recipe, math.inf)
+        max_norm, shared = recipe.max_grad_norm, (self.place.health, setting.peers)
+        self.actor_descent = Descent(self.actor, recipe, max_norm, *shared)
+        self.critic_descent = Descent(self.critic, recipe, max_norm, *shared)
+        self.temperature_descent = Descent(self.temperature, recipe, math.inf, *shared)
         self.flat_target = FlatParameters(self.target)
         sampling = Sampling(
             start=recipe.learning_starts,
@@ -176,7 +197,11 @@ class SAC(Agent):
             setting.device,
             self.generator,
             setting.frame_stack,
+            self.place,
         )
+        self._descend_there = self.place.graphed(self._descend_on)
+        numbers = torch.arange(recipe.gradient_steps, device=setting.device)
+        self._numbers = torch.split(numbers, 1)
         self.noise = Noise(self._draw_normal, setting.n_envs, self.generator)
         self.uniform_noise = Noise(self._draw_uniform, setting.n_envs, self.generator)
         self.parts = {
@@ -190,59 +215,85 @@ class SAC(Agent):
 
     def _draw_normal(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """ε, standard normal: (*shape, n)."""
-        return torch.empty((*shape, self.n)).normal_(generator=generator)
+        noise = torch.empty((*shape, self.n), device=generator.device)
+        return noise.normal_(generator=generator)
 
     def _draw_uniform(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Actions, uniform in [−1, 1): (*shape, n)."""
-        return torch.empty((*shape, self.n)).uniform_(-1, 1, generator=generator)
+        noise = torch.empty((*shape, self.n), device=generator.device)
+        return noise.uniform_(-1, 1, generator=generator)
 
     def act(
         self, obs: Array, carry: Carry, explore: bool = True, mask: Array | None = None
     ) -> tuple[Array, Carry]:
+        x = self.place.moved(obs)
         if explore and self.memory.added < self.recipe.learning_starts:
-            action = self.uniform_noise.next(obs)  # (N, n)
+            action = self.uniform_noise.next(x)  # (N, n)
         else:
-            mean, log_std = normal(self.actor.infer(obs))
+            with self.place.precision():
+                mean, log_std = normal(self.actor.infer(x))
             xp = namespace(mean)
             u = mean + xp.exp(log_std) * self.noise.next(mean) if explore else mean
             action = xp.tanh(u)
-        return action.reshape(-1, *self.action_shape), carry
+        return like(obs, action.reshape(-1, *self.action_shape)), carry
 
     def update(self, batch: ReplayBatch) -> dict[str, Metric]:
-        lr = self.recipe.learning_rate(self.clock.progress)
-        noise = self._draw_normal((2, *batch.reward.shape), self.generator)
+        place, lr = self.place, self.recipe.learning_rate(self.clock.progress)
+        self._rates = place.scalars(lr)
+        place.random.reseed()
+        noise = place.random.normal((2, *batch.reward.shape, self.n))
         action = batch.action.reshape(*batch.reward.shape, self.n)
-        columns = (batch.obs, action, batch.reward, batch.discount, batch.next_obs)
-        for obs, action, r, discount, next_obs, eps, eps_next in zip(
-            *columns, *noise.to(batch.reward.device), strict=True
-        ):
-            alpha = self.temperature().detach()
-            with torch.no_grad():
-                a_next, log_pi_next = squashed(self.actor(next_obs), eps_next)  # (B, n), (B,)
-                v_next = self.target(next_obs, a_next).amin(0) - alpha * log_pi_next
-                y = r + discount * v_next  # (B,)
-            q = self.critic(obs, action)  # (2, B)
-            critic_loss = 0.5 * (q - y).square().mean(-1).sum()
-            self.critic_descent.step(critic_loss, lr)
-
-            a, log_pi = squashed(self.actor(obs), eps)
-            actor_loss = (alpha * log_pi - self.critic(obs, a).amin(0)).mean()
-            self.actor_descent.step(actor_loss, lr)
-
-            if self.recipe.learn_temperature:
-                excess = -log_pi.detach().mean() - self.recipe.target_entropy * self.n  # H − H̄
-                self.temperature_descent.step(self.temperature() * excess, lr)
-
-            # θ⁻ ← τ·θ + (1 − τ)·θ⁻
-            self.flat_target.values.lerp_(self.critic_descent.flat.values, self.recipe.target_rate)
-        return {  # of the last minibatch
-            "critic_loss": critic_loss.detach(),
-            "actor_loss": actor_loss.detach(),
-            "q_mean": q.detach().mean(),
-            "entropy": -log_pi.detach().mean(),
-            "temperature": alpha,
-            "learning_rate": lr,
+        columns = (batch.obs, action, batch.reward, batch.discount, batch.next_obs, *noise)
+        if place.ahead:
+            learn = self._descend_there.bind(*columns)
+            for number in self._numbers:
+                found = learn(number)
+        else:
+            for mini in zip(*columns, strict=True):
+                found = self._descend(*mini)
+        self.actor_descent.flat.look(lr)
+        self.critic_descent.flat.look(lr)
+        metrics = {  # of the last minibatch
+            "critic_loss": found.critic_loss,
+            "actor_loss": found.actor_loss,
+            "q_mean": found.q.mean(),
+            "entropy": -found.log_pi.mean(),
+            "temperature": found.alpha,
         }
+        return place.kept(metrics) | {"learning_rate": lr}
+
+    def _descend_on(self, *columns: Tensor) -> Found:
+        """The updates from the minibatch of a number (1,), which comes last."""
+        *of_batch, number = columns
+        return self._descend(*(column.index_select(0, number)[0] for column in of_batch))
+
+    def _descend(self, *columns: Tensor) -> Found:
+        obs, action, r, discount, next_obs, eps, eps_next = columns  # (B, ...) each
+        (lr,), precision = self._rates, self.place.precision
+        alpha = self.temperature().detach()
+        with torch.no_grad(), precision():
+            a_next, log_pi_next = squashed(self.actor(next_obs).float(), eps_next)  # (B, n), (B,)
+            v_next = self.target(next_obs, a_next).float().amin(0) - alpha * log_pi_next
+            y = r + discount * v_next  # (B,)
+        with precision():
+            q = self.critic(obs, action).float()  # (2, B)
+        critic_loss = 0.5 * (q - y).square().mean(-1).sum()
+        self.critic_descent.step(critic_loss, lr)
+
+        with precision():
+            a, log_pi = squashed(self.actor(obs).float(), eps)
+            q_of_policy = self.critic(obs, a).float().amin(0)
+        actor_loss = (alpha * log_pi - q_of_policy).mean()
+        self.actor_descent.step(actor_loss, lr)
+
+        if self.recipe.learn_temperature:
+            excess = -log_pi.detach().mean() - self.recipe.target_entropy * self.n  # H − H̄
+            self.temperature_descent.step(self.temperature() * excess, lr)
+
+        # θ⁻ ← τ·θ + (1 − τ)·θ⁻
+        self.flat_target.values.lerp_(self.critic_descent.flat.values, self.recipe.target_rate)
+        losses = critic_loss.detach(), actor_loss.detach()
+        return Found(*losses, q.detach(), log_pi.detach(), alpha)
 
 
 def normal(head: Array) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ from torch import nn
 from rlkit.agent import Estimates, Setting, Stateful
 from rlkit.arrays import Array, as_tensor, like
 from rlkit.carry import Carry, rows
+from rlkit.device.engine import Place
 from rlkit.experience.noise import Noise
 from rlkit.experience.rollout import Rollout, RolloutBatch
 from rlkit.networks.distributions import masked, policy_for
@@ -46,19 +47,25 @@ class ActorCritic(nn.Module):
     """A policy and a value, the rollout that they learn from, and their optimiser."""
 
     def __init__(
-        self, setting: Setting, recipe: ActorCriticRecipe, generator: torch.Generator
+        self, setting: Setting, recipe: ActorCriticRecipe, generator: torch.Generator, place: Place
     ) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.place = recipe, place
         self.policy = policy_for(setting.action_space, recipe.squash)
-        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs)
+        self.peers = peers = setting.peers
+        self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs, peers)
         self.nets = policy_value(self.normalizer.space, self.policy.outputs, recipe)
         self.to(setting.device)
-        self.flat = FlatParameters(self)
+        self.flat = FlatParameters(self, place.health, peers)
         self.optimizer = optimizer_for(recipe.optimizer, self.flat, recipe.optimizer_eps)
-        self.reward_scaler = RewardScaler(setting.n_envs, recipe.gamma, setting.device)
+        self.reward_scaler = RewardScaler(setting.n_envs, recipe.gamma, setting.device, peers)
         self.memory = Rollout(
-            recipe.n_steps, setting.n_envs, setting.obs_space, setting.action_space, setting.device
+            recipe.n_steps,
+            setting.n_envs,
+            setting.obs_space,
+            setting.action_space,
+            setting.device,
+            place.ahead,
         )
         self.noise = Noise(self.policy.draw_noise, setting.n_envs, generator)
         self.parts: dict[str, Stateful] = {
@@ -71,11 +78,13 @@ class ActorCritic(nn.Module):
     def act(
         self, obs: Array, carry: Carry, explore: bool, mask: Array | None
     ) -> tuple[Array, Carry]:
-        head, carry = self.nets.act(self.normalizer.forward(obs), carry)  # (N, outputs)
-        head = masked(head, mask)
+        x = self.place.moved(obs)
+        with self.place.precision():
+            head, carry = self.nets.act(self.normalizer.forward(x), carry)  # (N, outputs)
+        head = masked(head, self.place.moved(mask))
         if explore:
-            return self.policy.sample(head, self.noise.next(head)), carry
-        return self.policy.mode(head), carry
+            return like(obs, self.policy.sample(head, self.noise.next(head))), carry
+        return like(obs, self.policy.mode(head)), carry
 
     def estimates(self, obs: NDArray[Any], mask: NDArray[np.bool_] | None) -> Estimates:
         """See `rlkit.agent.Agent.estimates`; without a memory, over Discrete actions."""

@@ -24,9 +24,11 @@ from torch import Tensor, nn
 
 from rlkit.arrays import Array
 from rlkit.carry import Carry
+from rlkit.device.engine import DEFAULT, Engine, Place
 from rlkit.errors import CheckpointError, UndefinedError, UsageError
 from rlkit.experience.step import Step
 from rlkit.packing import is_numbered
+from rlkit.peers import Peers
 from rlkit.recipe import Recipe, Tuned
 from rlkit.registry import AGENTS, agents_for
 
@@ -37,7 +39,9 @@ Metric = Tensor | float | np.floating[Any]  # a scalar to log
 class Setting:
     """What an agent is built for: the spaces of one environment, how many, where, and the seed.
 
-    `frame_stack` k > 1: observations are the last k frames, along their first axis.
+    `frame_stack` k > 1: observations are the last k frames, along their first axis. `peers`: the
+    processes that train the agent together, each on environments of its own; None: this one alone.
+    `engine`: how updates run on the device.
     """
 
     obs_space: spaces.Space[Any]
@@ -46,6 +50,8 @@ class Setting:
     device: torch.device
     seed: int
     frame_stack: int = 1
+    peers: Peers | None = None
+    engine: Engine = DEFAULT
 
 
 class Stateful(Protocol):
@@ -121,6 +127,7 @@ class Agent(nn.Module, ABC):
         self.setting = setting
         self.clock = Clock()
         self.generator = torch.Generator().manual_seed(setting.seed)  # on the CPU: see Noise
+        self.place = Place(setting.device, setting.engine, self.generator, setting.peers)
 
     def initial_carry(self, n: int) -> Carry:
         """The carry of `n` episodes that are about to start."""

@@ -65,4 +65,4 @@ def q_estimates(
 
 
 def _uniform_pairs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.rand((*shape, 2), generator=generator)  # in [0, 1)
+    return torch.rand((*shape, 2), generator=generator, device=generator.device)  # in [0, 1)

@@ -5,18 +5,25 @@ time on calls. Here all parameters are views of one vector and their gradients o
 is a handful of operations whatever the network. (Constructing a torch.optim optimiser also imports
 torch._dynamo: over a second of every process's start.) The arithmetic is torch.optim's, to which
 the tests hold it.
+
+With a `Health` (rlkit/device/health.py) nothing is read back from the device: learning rates and
+counts of steps are tensors there, and a step after a number that was not finite changes nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from rlkit.errors import RunError
+from rlkit.arrays import Array
+from rlkit.device.health import NORM, WEIGHTS, Health, norm_error, weights_error
+from rlkit.peers import Peers
+
+Rate: TypeAlias = float | Tensor  # a learning rate: with a Health a tensor () on the device
 
 
 class FlatParameters:
@@ -26,13 +33,22 @@ class FlatParameters:
     create it once the module is on its device and before anything keeps a reference to
     `parameter.data`. Frozen parameters, which don't require a gradient, are left as they are, so
     that no optimiser, target net or clipping knows of them.
+
+    `health`: where what is not finite is noted; None: it is looked for and raised at once. With
+    `peers`, `clip_grad` makes the gradient that of all ranks' rows.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(
+        self, module: nn.Module, health: Health | None = None, peers: Peers | None = None
+    ) -> None:
         parameters = [p for p in module.parameters() if p.requires_grad]
         self.parameters = parameters
+        self.health = health
         self.values = torch.cat([p.detach().flatten() for p in parameters])
-        self.grad = torch.zeros_like(self.values)
+        self.peers = peers
+        # One place more, for what the ranks exchange with it: how many rows it is the mean of.
+        self._exchanged = self.values.new_zeros(self.values.numel() + 1)
+        self.grad = self._exchanged[:-1]
         sizes = [p.numel() for p in parameters]
         for p, value, grad in zip(
             parameters, torch.split(self.values, sizes), torch.split(self.grad, sizes), strict=True
@@ -40,20 +56,32 @@ class FlatParameters:
             p.data = value.view_as(p)
             p.grad = grad.view_as(p)
 
-    def clip_grad(self, max_norm: float) -> float:
+    def clip_grad(self, max_norm: float, rows: Array | float = 1.0) -> Rate:
         """Scale the gradient to a Euclidean norm of at most `max_norm`; returns the norm before.
 
+        `rows`: of how many rows it is the mean; with peers it first becomes the mean over theirs.
         Raises RunError where the norm is not finite: the weights have not been touched.
         """
+        if self.peers is not None:
+            self._average(self.peers, rows)
+        if self.health is not None:
+            norm_there: Tensor = torch.linalg.vector_norm(self.grad)
+            self.health.watch(NORM, norm_there)
+            self.grad.mul_((max_norm / (norm_there + 1e-6)).clamp(max=1))
+            return norm_there
         norm = float(torch.linalg.vector_norm(self.grad))
         if not norm < float("inf"):  # also catches NaN
-            raise RunError(
-                f"the gradient's norm is {norm}: the loss overflowed; the weights are as they were "
-                "before this step; scale the rewards down or lower the learning rate"
-            )
+            raise norm_error(norm)
         if norm > max_norm:
             self.grad.mul_(max_norm / (norm + 1e-6))
         return norm
+
+    def _average(self, peers: Peers, rows: Array | float) -> None:
+        count = rows if isinstance(rows, Tensor) else float(rows)
+        self.grad.mul_(count)
+        self._exchanged[-1] = count
+        peers.add_up(self._exchanged)
+        self.grad.div_(self._exchanged[-1].clamp(min=1))
 
     def require_finite(self, lr: float) -> None:
         """Raise RunError where a step of size `lr` has left weights that are not finite.
@@ -63,10 +91,24 @@ class FlatParameters:
         survives.
         """
         if not math.isfinite(self.values.sum().item()):
-            raise RunError(
-                f"a step with learning rate {lr:g} left weights that are not finite; lower the "
-                "learning rate"
-            )
+            raise weights_error(lr)
+
+    def look(self, lr: float) -> None:
+        """At the end of an update with learning rate `lr`: see `Health.look`."""
+        if self.health is not None:
+            self.health.watch(WEIGHTS, self.values.sum())
+            self.health.look(lr)
+
+    def settle(self) -> None:
+        """Before the weights are kept: raise what no update has come to raise yet."""
+        if self.health is not None:
+            self.health.settle()
+
+    def moved(self, old: Tensor, new: Tensor) -> None:
+        """old ← new, unless something was not finite before."""
+        health = self.health
+        assert health is not None
+        old.copy_(torch.where(health.halted != 0, old, new))
 
 
 class Optimizer(Protocol):
@@ -75,7 +117,7 @@ class Optimizer(Protocol):
     A step raises RunError where it leaves weights that are not finite.
     """
 
-    def step(self, lr: float) -> None: ...
+    def step(self, lr: Rate) -> None: ...
 
     def get_state(self) -> dict[str, Any]: ...
 
@@ -93,12 +135,18 @@ class SGD:
         self.momentum = momentum
         self.b = torch.zeros_like(flat.values)
 
-    def step(self, lr: float) -> None:
-        self.b.mul_(self.momentum).add_(self.flat.grad)
-        self.flat.values.add_(self.b, alpha=-lr)
-        self.flat.require_finite(lr)
+    def step(self, lr: Rate) -> None:
+        flat = self.flat
+        if isinstance(lr, Tensor):
+            flat.moved(self.b, self.momentum * self.b + flat.grad)
+            flat.moved(flat.values, flat.values - lr * self.b)
+            return
+        self.b.mul_(self.momentum).add_(flat.grad)
+        flat.values.add_(self.b, alpha=-lr)
+        flat.require_finite(lr)
 
     def get_state(self) -> dict[str, Any]:
+        self.flat.settle()
         return {"b": self.b}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -118,13 +166,18 @@ class RMSprop:
         self.eps = eps
         self.s = torch.zeros_like(flat.values)
 
-    def step(self, lr: float) -> None:
-        g = self.flat.grad
+    def step(self, lr: Rate) -> None:
+        flat, g = self.flat, self.flat.grad
+        if isinstance(lr, Tensor):
+            flat.moved(self.s, self.ALPHA * self.s + (1 - self.ALPHA) * g * g)
+            flat.moved(flat.values, flat.values - lr * g / (self.s.sqrt() + self.eps))
+            return
         self.s.mul_(self.ALPHA).addcmul_(g, g, value=1 - self.ALPHA)
-        self.flat.values.addcdiv_(g, self.s.sqrt().add_(self.eps), value=-lr)
-        self.flat.require_finite(lr)
+        flat.values.addcdiv_(g, self.s.sqrt().add_(self.eps), value=-lr)
+        flat.require_finite(lr)
 
     def get_state(self) -> dict[str, Any]:
+        self.flat.settle()
         return {"s": self.s}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -153,26 +206,49 @@ class Adam:
         self.weight_decay = weight_decay
         self.m = torch.zeros_like(flat.values)
         self.v = torch.zeros_like(flat.values)
-        self.t = 0
+        # steps done: on the host a number; with a Health a tensor, as a replayed graph counts it
+        self.t: int | Tensor = 0
+        if flat.health is not None:
+            self.t = torch.zeros((), device=flat.values.device)
 
-    def step(self, lr: float) -> None:
+    def step(self, lr: Rate) -> None:
+        if isinstance(lr, Tensor):
+            self._step_ahead(lr)
+            return
         self.t += 1
         if self.weight_decay:
             self.flat.values.mul_(1 - lr * self.weight_decay)
         if HAS_FUSED_ADAM:
-            self._fused_step(lr)
+            self._fused_step(lr, torch.tensor(float(self.t), device=self.m.device), None)
         else:
             self._plain_step(lr)
         self.flat.require_finite(lr)
 
-    def _fused_step(self, lr: float) -> None:
+    def _step_ahead(self, lr: Tensor) -> None:
+        flat, health, t = self.flat, self.flat.health, self.t
+        assert health is not None
+        assert isinstance(t, Tensor)
+        t.add_(1 - health.halted)
+        if self.weight_decay:
+            flat.moved(flat.values, flat.values * (1 - lr * self.weight_decay))
+        # Where only shapes are asked for, and where a compiler fuses what it sees, plainly.
+        if HAS_FUSED_ADAM and not t.is_meta and not torch.compiler.is_compiling():
+            self._fused_step(lr, t, health.halted)
+            return
+        g = flat.grad
+        flat.moved(self.m, self.BETA1 * self.m + (1 - self.BETA1) * g)
+        flat.moved(self.v, self.BETA2 * self.v + (1 - self.BETA2) * g * g)
+        root = self.v.sqrt() / (1 - self.BETA2**t).sqrt() + self.eps
+        flat.moved(flat.values, flat.values - lr / (1 - self.BETA1**t) * self.m / root)
+
+    def _fused_step(self, lr: Rate, t: Tensor, halted: Tensor | None) -> None:
         torch._fused_adam_(
             [self.flat.values],
             [self.flat.grad],
             [self.m],
             [self.v],
             [],
-            [torch.tensor(float(self.t), device=self.m.device)],
+            [t],
             lr=lr,
             beta1=self.BETA1,
             beta2=self.BETA2,
@@ -180,10 +256,12 @@ class Adam:
             eps=self.eps,
             amsgrad=False,
             maximize=False,
+            found_inf=halted,
         )
 
     def _plain_step(self, lr: float) -> None:
         g = self.flat.grad
+        assert not isinstance(self.t, Tensor)
         self.m.lerp_(g, 1 - self.BETA1)
         self.v.mul_(self.BETA2).addcmul_(g, g, value=1 - self.BETA2)
         unbias1, unbias2 = 1 - self.BETA1**self.t, 1 - self.BETA2**self.t
@@ -191,12 +269,16 @@ class Adam:
         self.flat.values.addcdiv_(self.m, root, value=-lr / unbias1)
 
     def get_state(self) -> dict[str, Any]:
-        return {"m": self.m, "v": self.v, "t": self.t}
+        self.flat.settle()
+        return {"m": self.m, "v": self.v, "t": int(self.t)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.m.copy_(state["m"])
         self.v.copy_(state["v"])
-        self.t = state["t"]
+        if isinstance(self.t, Tensor):
+            self.t.fill_(state["t"])
+        else:
+            self.t = state["t"]
 
 
 OPTIMIZERS: Mapping[str, Callable[[FlatParameters, float], Optimizer]] = {

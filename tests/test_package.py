@@ -18,9 +18,12 @@ def setup_cfg() -> configparser.ConfigParser:
 
 def test_every_folder_with_code_is_a_listed_package():
     listed = set(setup_cfg()["options"]["packages"].split())
-    folders = {"rlkit.agents", "rlkit.envs"}
-    for path in (ROOT / "rlkit").rglob("__init__.py"):
-        folders.add(".".join(path.parent.relative_to(ROOT).parts))
+    folders = set()
+    for folder, package in (("rlkit", ()), ("agents", ("rlkit",)), ("envs", ("rlkit",))):
+        for path in (ROOT / folder).rglob("__init__.py"):
+            inside = path.parent.relative_to(ROOT).parts
+            if inside[:2] not in (("rlkit", "agents"), ("rlkit", "envs")):  # the symlinks
+                folders.add(".".join((*package, *inside)))
     assert listed == folders
 
 

@@ -30,7 +30,7 @@ from rlkit.agents.ppo import PPO, PPORecipe
 from rlkit.envs.make import make_envs
 from rlkit.errors import RunError
 from rlkit.experience import rollout
-from rlkit.experience.minibatches import minibatches
+from rlkit.experience.minibatches import minibatches, parts_of
 from rlkit.schedule import schedule
 
 CPU = torch.device("cpu")
@@ -264,7 +264,7 @@ def state_of(agent):
 def test_an_epoch_has_every_step_once_in_parts_of_about_that_size(count, size):
     columns = (np.arange(count), None, torch.arange(count) * 10)
     generator = torch.Generator().manual_seed(0)
-    parts = list(minibatches(columns, size, 3, generator))
+    parts = list(minibatches(columns, parts_of(count, size), 3, generator))
     n = len(parts) // 3
     assert n == max(1, round(count / size))
     epochs = [parts[k * n : (k + 1) * n] for k in range(3)]

@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rlkit.arrays import Array
+from rlkit.device.engine import Randomness
 
 
 class Noise:
-    """Hands out `draw`'s noise row by row: a draw of 64 steps costs little more than one of 1."""
+    """Hands out `draw`'s noise row by row: a draw of 64 steps costs little more than one of 1.
+
+    For tensors on a device it is drawn there, with a generator that is seeded from the host's.
+    """
 
     BLOCK = 64
 
@@ -27,17 +30,29 @@ class Noise:
         self._draw = draw
         self._shape = (self.BLOCK, n_envs)
         self._generator = generator
-        self._rows: NDArray[np.float32] = np.empty(0, dtype=np.float32)  # (drawn, N, ...)
+        self._rows: Array = np.empty(0, dtype=np.float32)  # (drawn, N, ...)
         self._used = 0
+        self._there: Randomness | None = None
 
     def next(self, x: Array) -> Array:
         """Noise for one step of all environments, (N, ...), of the kind and place of `x`."""
         if self._used == len(self._rows):
-            self._rows = self._draw(self._shape, self._generator).numpy()
+            self._rows = self._drawn(x)
             self._used = 0
         row = self._rows[self._used]
         self._used += 1
-        return row if isinstance(x, np.ndarray) else torch.from_numpy(row).to(x.device)
+        if isinstance(row, np.ndarray):
+            return row if isinstance(x, np.ndarray) else torch.from_numpy(row).to(x.device)
+        return row.cpu().numpy() if isinstance(x, np.ndarray) else row.to(x.device)
+
+    def _drawn(self, x: Array) -> Array:
+        if isinstance(x, np.ndarray) or x.device.type == "cpu":
+            return self._draw(self._shape, self._generator).numpy()
+        if self._there is None:
+            self._there = Randomness(self._generator, x.device)
+        self._there.reseed()
+        assert self._there.there is not None
+        return self._draw(self._shape, self._there.there)
 
     def get_state(self) -> dict[str, Any]:
         """The rows that are drawn and not used yet."""

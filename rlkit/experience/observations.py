@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from rlkit.errors import UsageError
 from rlkit.packing import space_array
+
+Columns: TypeAlias = Mapping[str, Tensor]  # (rows, N, ...) each, by name
 
 
 class Observations(Protocol):
@@ -30,8 +33,17 @@ class Observations(Protocol):
     def follow(self, row: int, obs: NDArray[Any], next_obs: NDArray[Any]) -> None:
         """Put `next_obs` into a row; `obs` is in the row before it. (N, *obs) each."""
 
-    def take(self, row: Tensor, env: Tensor) -> Tensor:
-        """The observations of M rows and environments, (M,) each: (M, *obs)."""
+    def begin_there(self, columns: Columns, row: int, obs: Tensor) -> None:
+        """`begin`, of tensors, in columns like `arrays` on another device."""
+
+    def follow_there(self, columns: Columns, row: int, obs: Tensor, next_obs: Tensor) -> None:
+        """`follow`, likewise."""
+
+    def take(self, row: Tensor, env: Tensor, columns: Columns | None = None) -> Tensor:
+        """The observations of M rows and environments, (M,) each: (M, *obs).
+
+        `columns`: of where row and env are, if not of those here.
+        """
 
     def final(self, obs: NDArray[Any], final_obs: NDArray[Any]) -> Tensor:
         """What to keep of an observation that ended an episode, which no row will hold: (*obs).
@@ -63,8 +75,15 @@ class Whole:
     def follow(self, row: int, obs: NDArray[Any], next_obs: NDArray[Any]) -> None:
         self._obs[row] = next_obs
 
-    def take(self, row: Tensor, env: Tensor) -> Tensor:
-        return self._cells.index_select(0, row * self._obs.shape[1] + env)
+    def begin_there(self, columns: Columns, row: int, obs: Tensor) -> None:
+        columns["obs"][row] = obs
+
+    def follow_there(self, columns: Columns, row: int, obs: Tensor, next_obs: Tensor) -> None:
+        columns["obs"][row] = next_obs
+
+    def take(self, row: Tensor, env: Tensor, columns: Columns | None = None) -> Tensor:
+        cells = self._cells if columns is None else columns["obs"].flatten(0, 1)
+        return cells.index_select(0, row * self._obs.shape[1] + env)
 
     def final(self, obs: NDArray[Any], final_obs: NDArray[Any]) -> Tensor:
         return torch.tensor(final_obs)
@@ -122,14 +141,35 @@ class Stacked:
             self._depth[row, env] = 0
             self._zero[row, env] = self._padded_with_zeros(int(env), next_obs[env])
 
-    def take(self, row: Tensor, env: Tensor) -> Tensor:
+    def begin_there(self, columns: Columns, row: int, obs: Tensor) -> None:
+        columns["frames"][row] = obs[:, -1]
+        columns["depth"][row] = 0
+        columns["zero"][row] = _is_padded_with_zeros(obs)
+
+    def follow_there(self, columns: Columns, row: int, obs: Tensor, next_obs: Tensor) -> None:
+        depth, zero = columns["depth"], columns["zero"]
+        goes_on = (next_obs[:, :-1] == obs[:, 1:]).flatten(1).all(1)  # (N,)
+        deeper = depth[row - 1].clamp(max=self.k - 2) + 1
+        columns["frames"][row] = next_obs[:, -1]
+        depth[row] = deeper * goes_on
+        zero[row] = torch.where(goes_on, zero[row - 1], _is_padded_with_zeros(next_obs))
+
+    def take(self, row: Tensor, env: Tensor, columns: Columns | None = None) -> Tensor:
         rows, n_envs = self._depth.shape
-        depth = self._depths[row, env].unsqueeze(-1)  # (M, 1)
-        place = (row.unsqueeze(-1) - torch.minimum(self._back, depth)) % rows  # (M, k)
+        back, there = self._back, columns is not None
+        if columns is None:
+            columns = self.arrays()
+        else:
+            back = torch.arange(self.k - 1, -1, -1, device=row.device)
+        depth = columns["depth"][row, env].unsqueeze(-1)  # (M, 1)
+        place = (row.unsqueeze(-1) - torch.minimum(back, depth)) % rows  # (M, k)
         cell = place * n_envs + env.unsqueeze(-1)
-        frames = self._cells.index_select(0, cell.flatten())  # (M·k, *frame)
-        missing = (self._back > depth) & self._zeros[row, env].unsqueeze(-1)
-        frames.index_fill_(0, missing.flatten().nonzero().squeeze(-1), 0)
+        frames = columns["frames"].flatten(0, 1).index_select(0, cell.flatten())  # (M·k, *frame)
+        missing = (back > depth) & columns["zero"][row, env].unsqueeze(-1)
+        if there:  # which they are is not read back
+            frames.masked_fill_(missing.view(-1, *[1] * self._frame.ndim), 0)
+        else:
+            frames.index_fill_(0, missing.flatten().nonzero().squeeze(-1), 0)
         return frames.view(*cell.shape, *self._frame.shape)
 
     def final(self, obs: NDArray[Any], final_obs: NDArray[Any]) -> Tensor:
@@ -155,3 +195,11 @@ class Stacked:
             "first and filled up with the episode's first frame or with zeros; set it to 1, which "
             "keeps observations whole"
         )
+
+
+def _is_padded_with_zeros(stack: Tensor) -> Tensor:
+    """Of stacks (N, k, ...) that begin an episode: whether all but the newest frame are zeros, and
+    that one is not, (N,)."""
+    frames = stack.flatten(2)
+    repeated = (frames == frames[:, -1:]).flatten(1).all(1)
+    return ~repeated & ~frames[:, :-1].flatten(1).any(1)

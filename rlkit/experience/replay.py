@@ -10,6 +10,7 @@ Its parts say how observations are kept (`rlkit.experience.observations`) and wh
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,17 +21,23 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlkit.errors import CheckpointError
+from rlkit.device.engine import Place
+from rlkit.errors import CheckpointError, RlkitWarning, UsageError
 from rlkit.experience import sum_tree
 from rlkit.experience.blocks import fill, split
+from rlkit.experience.device_draws import PrioritizedThere, UniformThere
 from rlkit.experience.draws import Draws, Prioritized, Uniform
 from rlkit.experience.observations import Observations, Stacked, Whole
+from rlkit.experience.placing import free_on, no_room
 from rlkit.experience.step import FinalObs, Step
 from rlkit.packing import space_array
 from rlkit.returns import n_step
 from rlkit.system import require_memory
 
 COLUMNS = ("action", "reward", "terminated", "ended", "valid")
+
+# Of a device: what of its free memory the steps may take, and the bytes per step of a draw.
+SHARE, DRAWING = 0.8, 12
 
 
 @dataclass(slots=True)
@@ -42,9 +49,13 @@ class ReplayBatch:
     reward: Tensor  # (G, B) float32: the n-step return's rewards, Σ γ^k·r_k
     discount: Tensor  # (G, B) float32: γ^m, and 0 where the window ended in a terminal state
     next_obs: Tensor  # (G, B, *obs): the observation m steps later, before any reset
-    cell: Tensor | None = None  # (G, B) int64, on the CPU: for `Replay.update_priorities`
+    cell: Tensor | None = None  # (G, B) int64, where the ring is: for `Replay.update_priorities`
     weight: Tensor | None = None  # (G, B) float32: of each loss; None: 1, as draws are uniform
     next_mask: Tensor | None = None  # (G, B, n) bool: the actions allowed at next_obs; None: all
+
+    def columns(self) -> tuple[Tensor | None, ...]:
+        """All of it, in this order."""
+        return tuple(getattr(self, name) for name in self.__slots__)
 
     def minibatch(self, g: int) -> ReplayBatch:
         """The g-th minibatch alone: every field without its first axis."""
@@ -52,7 +63,7 @@ class ReplayBatch:
         def part(column: Any) -> Any:
             return None if column is None else column[g]
 
-        return ReplayBatch(*(part(getattr(self, name)) for name in self.__slots__))
+        return ReplayBatch(*map(part, self.columns()))
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,9 @@ class Sampling:
 class Replay:
     """A ring of `capacity` steps over N environments, in host memory.
 
+    Where `place` is a device that works ahead and has room for it, it is drawn from a copy there,
+    to which rows go before they are drawn from; of steps that are tensors there is that one alone.
+
     With `frame_stack` k > 1 observations are stacks of the last k frames (k, ...), and each frame
     is kept once (`observations.Stacked`). The exponent of the importance weights, `beta`, is the
     agent's to set.
@@ -87,8 +101,10 @@ class Replay:
         device: torch.device,
         generator: torch.Generator,
         frame_stack: int = 1,
+        place: Place | None = None,
     ) -> None:
         self.capacity = capacity
+        self.place = place
         # Room for windows that start at three neighbouring rows, of which at most two are dead
         # (the first row of all is not: until the ring is full, two are enough).
         self.limit = max(capacity // n_envs, sampling.n_step + 2)
@@ -114,6 +130,9 @@ class Replay:
         self.added = 0  # steps added so far, over all environments
         self.due = sampling.start
         self._restarted = True  # the next step's observation is not yet in the ring
+        self._there: dict[str, Tensor] | None = None  # the columns on the device, (rows, N, ...)
+        self._unsent = 0  # of the newest rows, how many have not gone there yet
+        self._resident = False  # the steps are tensors: what is here is of no use
 
     def allocate(self) -> None:
         grid = (self.rows, self.n_envs)
@@ -125,14 +144,41 @@ class Replay:
         self.ended = torch.zeros(grid, dtype=torch.bool)  # terminated or truncated
         self.valid = torch.zeros(grid, dtype=torch.bool)
         self._arrays = [getattr(self, name).numpy() for name in COLUMNS]
-        spec, valid = self.sampling, self._arrays[-1]
-        self.draws: Draws = (
-            Prioritized(valid, spec.priority_exponent, spec.priority_eps, self.generator)
-            if spec.priority_exponent
-            else Uniform(self.valid, self.generator)
-        )
+        self.draws: Draws = self._draws_here()
+        if self.place is not None and self.place.ahead and self._has_room(self.place):
+            self._allocate_there(self.place)
+
+    def _draws_here(self) -> Draws:
+        spec = self.sampling
+        if not spec.priority_exponent:
+            return Uniform(self.valid, self.generator)
+        exponent, eps = spec.priority_exponent, spec.priority_eps
+        return Prioritized(self.valid.numpy(), exponent, eps, self.generator)
+
+    def _allocate_there(self, place: Place) -> None:
+        self._there = {name: torch.zeros_like(x, device=place.device) for name, x in self._all()}
+        valid, spec = self._there["valid"], self.sampling
+        if spec.priority_exponent:
+            exponent, eps = spec.priority_exponent, spec.priority_eps
+            self.draws = PrioritizedThere(valid, exponent, eps, place)
+        else:
+            self.draws = UniformThere(valid, place)
+
+    def _all(self) -> Iterator[tuple[str, Tensor]]:
+        """All columns here, by name."""
+        yield from ((name, getattr(self, name)) for name in COLUMNS)
+        yield from self.observations.arrays().items()
 
     def add(self, step: Step) -> None:
+        # On the CPU tensors are as good as arrays, where nothing is kept elsewhere.
+        if isinstance(step.obs, Tensor) and (self._there is not None or not step.obs.is_cpu):
+            self._add_there(step)
+        else:
+            self._add_here(step)
+        self._advance()
+        self.added += self.n_envs
+
+    def _add_here(self, step: Step) -> None:
         action, reward, terminated, ended, valid = self._arrays
         row, next_row = self.head, (self.head + 1) % self.rows
         if self._restarted:
@@ -151,8 +197,60 @@ class Replay:
                 self.final_masks.pop(row * self.n_envs + env, None)
         if step.final_obs is not None:
             self._put_finals(row, step.obs, step.final_obs)
-        self._advance()
-        self.added += self.n_envs
+
+    def _add_there(self, step: Step) -> None:
+        """A step of tensors, into the columns on the device."""
+        there = self._there
+        if there is None or step.final_obs is not None:
+            raise self._refusal(step)
+        if not self._resident:
+            self._send()  # what a checkpoint held
+            self._resident = True
+        row, next_row = self.head, (self.head + 1) % self.rows
+        if self._restarted:
+            self.observations.begin_there(there, row, step.obs)
+            self._restarted = False
+        self.observations.follow_there(there, next_row, step.obs, step.next_obs)
+        there["action"][row] = step.action
+        there["reward"][row] = step.reward
+        there["terminated"][row] = step.terminated
+        there["ended"][row] = step.terminated | step.truncated
+        there["valid"][row] = step.valid
+        if step.next_mask is not None and "masks" not in there:
+            shape = (self.rows, *step.next_mask.shape)
+            there["masks"] = torch.ones(shape, dtype=torch.bool, device=step.next_mask.device)
+        if "masks" in there:
+            there["masks"][next_row] = True if step.next_mask is None else step.next_mask
+
+    def _refusal(self, step: Step) -> UsageError:
+        if step.final_obs is not None:
+            return UsageError(
+                "the environments' steps are tensors, and their autoreset is SAME_STEP, which "
+                "sets the last observation of an episode apart; make them with NEXT_STEP"
+            )
+        return UsageError(
+            f"buffer_size (--buffer-size) is {self.capacity}: the environments' steps are tensors, "
+            f"and the replay memory has no room beside them on {self.device}; lower it"
+        )
+
+    def _send(self) -> dict[str, Tensor] | None:
+        """The columns on the device, with all that is here; None: there are none."""
+        there = self._there
+        if there is None or self._unsent == 0:
+            return there
+        if self.masks is not None and "masks" not in there:
+            there["masks"] = torch.ones_like(self.masks, device=self.device)
+        # the rows before and after them too: an episode's end, the newest observation
+        count = min(self._unsent + 2, self.rows)
+        first = (self.head - count + 1) % self.rows
+        here = dict(self._all())
+        if self.masks is not None:
+            here["masks"] = self.masks
+        for start, stop in ((first, min(first + count, self.rows)), (0, first + count - self.rows)):
+            for name, column in here.items() if start < stop else ():
+                there[name][start:stop].copy_(column[start:stop], non_blocking=True)
+        self._unsent = 0
+        return there
 
     def _put_mask(self, row: int, mask: NDArray[np.bool_] | None) -> None:
         if mask is not None and self.masks is None:
@@ -171,6 +269,7 @@ class Replay:
     def _advance(self) -> None:
         """The head's row is complete: a window of n steps can start n − 1 rows before it."""
         oldest = self.head - self.filled
+        self._unsent += not self._resident
         self.head = (self.head + 1) % self.rows
         if self.filled == self.limit:
             self.draws.drop(oldest % self.rows)
@@ -189,42 +288,49 @@ class Replay:
     def restart(self) -> None:
         """All episodes broke off after the last step: a dead row stands in between."""
         if not self._restarted:
-            self.ended[self.head - 1] = True
-            self.valid[self.head] = False
+            rows = self._there if self._resident and self._there is not None else dict(self._all())
+            rows["ended"][self.head - 1] = True
+            rows["valid"][self.head] = False
             self._advance()
             self._restarted = True
 
     def sample(self) -> ReplayBatch:
         """G·B windows of n steps that start at valid steps."""
-        spec = self.sampling
+        spec, there = self.sampling, self._send()
+        columns = there
+        if columns is None:
+            columns = dict(self._all())
+            if self.masks is not None:
+                columns["masks"] = self.masks
         shape = (spec.minibatches, spec.batch_size)
         row, env, weight = self.draws.draw(
             shape, self.head - self.filled, self.filled - spec.n_step + 1, self.beta
         )
         # (n, G·B) flat indices of each window's steps
-        window = (row + torch.arange(spec.n_step)[:, None]) % self.rows * self.n_envs + env
+        ahead = torch.arange(spec.n_step, device=row.device)
+        window = (row + ahead[:, None]) % self.rows * self.n_envs + env
         reward, discount, m = n_step(
-            self.reward.view(-1)[window],
-            self.terminated.view(-1)[window],
-            self.ended.view(-1)[window],
+            columns["reward"].view(-1)[window],
+            columns["terminated"].view(-1)[window],
+            columns["ended"].view(-1)[window],
             spec.gamma,
         )
         cell, after = window[0], (row + m) % self.rows
         # One block of memory for both: the allocator would give two of pixels back to the system
         # after every batch, and to get them again costs ten times as much as to fill them.
-        taken = self.observations.take(torch.cat([row, after]), env.repeat(2))
+        taken = self.observations.take(torch.cat([row, after]), env.repeat(2), there)
         obs, next_obs = taken.chunk(2)
-        next_mask = None if self.masks is None else self.masks[after, env]
+        next_mask = columns["masks"][after, env] if "masks" in columns else None
         if self.finals:
             last = (row + m - 1) % self.rows * self.n_envs + env
             self._take_finals(last.tolist(), next_obs, next_mask)
 
         def moved(x: Tensor) -> Tensor:
-            return x.view(*shape, *x.shape[1:]).to(self.device)
+            return x.view(*shape, *x.shape[1:]).to(self.device, non_blocking=True)
 
         return ReplayBatch(
             moved(obs),
-            moved(self.action.flatten(0, 1).index_select(0, cell)),
+            moved(columns["action"].flatten(0, 1).index_select(0, cell)),
             moved(reward),
             moved(discount),
             moved(next_obs),
@@ -252,18 +358,22 @@ class Replay:
         be drawn any more are passed over. Without effect where draws are uniform. Raises RunError,
         before a priority changes, where an error is not finite.
         """
+        self._send()
         self.draws.update(cell, td_error)
 
     def _columns(self) -> dict[str, Tensor]:
         """The rows that hold something, of every column."""
         used = self.rows if self.filled == self.limit else self.filled + 1
-        columns = {name: getattr(self, name) for name in COLUMNS} | self.observations.arrays()
+        if self._resident and self._there is not None:
+            return {name: column[:used].cpu() for name, column in self._there.items()}
+        columns = dict(self._all())
         if self.masks is not None:
             columns["masks"] = self.masks
         return {name: column[:used] for name, column in columns.items()}
 
     def get_state(self) -> dict[str, Any]:
         rows = self._columns()
+        self._send()
         return {
             "rows": {name: split(column) for name, column in rows.items()},
             "finals": _packed(self.finals),
@@ -289,6 +399,8 @@ class Replay:
             self.masks = torch.ones(shape, dtype=torch.bool)
         for name, column in self._columns().items():
             fill(column, state["rows"][name])
+        self._unsent = self.rows  # all of it; and the draws ask which of it is valid
+        self._send()
         self.finals = _unpacked(state["finals"])
         self.final_masks = _unpacked(state["final_masks"])
         self.draws.set_state(state["draws"])
@@ -296,21 +408,39 @@ class Replay:
         self.added, self.due = state["added"], state["due"]
         self._restarted = state["restarted"]
 
-    def _check_memory(self, mask_bytes: int) -> None:
+    def _row_bytes(self, mask_bytes: int) -> int:
         flags = 4 + 3  # a float32 reward and three booleans
         step = self.observations.cell_bytes + space_array(self.action_space, ()).nbytes + flags
         step += mask_bytes
         if self.sampling.priority_exponent:
             step += sum_tree.BYTES_PER_CELL
-        row = step * self.n_envs
-        beyond = self.rows - self.limit  # rows that are no steps
+        return step * self.n_envs
 
+    def _fits(self, free: float, row: int) -> int:
+        """The largest buffer_size of which the memory has room in so many bytes."""
+        beyond = self.rows - self.limit  # rows that are no steps
+        return int(max(0, free // row - beyond)) * self.n_envs
+
+    def _check_memory(self, mask_bytes: int) -> None:
+        row = self._row_bytes(mask_bytes)
         require_memory(
             self.rows * row,
             f"buffer_size (--buffer-size) is {self.capacity}",
             "the replay memory",
-            lambda free: max(0, free // row - beyond) * self.n_envs,
+            lambda free: self._fits(free, row),
         )
+
+    def _has_room(self, place: Place) -> bool:
+        """Whether the device has room for it, and for what training takes; says where not."""
+        row, free = self._row_bytes(mask_bytes=0), SHARE * free_on(place.device)
+        need = self.rows * (row + DRAWING * self.n_envs)
+        if need <= free:
+            return True
+        asked = f"buffer_size (--buffer-size) is {self.capacity}"
+        fits = self._fits(free, row + DRAWING * self.n_envs)
+        refusal = no_room(need, free, place.device, asked, "the replay memory", fits)
+        warnings.warn(f"{refusal}; it stays in host memory", RlkitWarning, stacklevel=2)
+        return False
 
 
 def _packed(table: dict[int, Tensor]) -> dict[str, Tensor] | None:

@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from rlkit.arrays import Array
 from rlkit.carry import Carry
+from rlkit.errors import UsageError
+from rlkit.experience.placing import require_room
 from rlkit.experience.step import Step
 from rlkit.packing import space_array
 from rlkit.system import require_memory
@@ -43,6 +46,10 @@ class RolloutBatch:
     carry: Carry = None  # (N, ...): what the agent's memory held before obs[0]; None without one
     reset: Array | None = None  # (T + 1, N) bool, with a carry: which obs begin an episode
 
+    def columns(self) -> tuple[Any, ...]:
+        """All of it, in this order."""
+        return tuple(getattr(self, name) for name in self.__slots__)
+
     @property
     def mask(self) -> Array | None:
         """Which actions were allowed when those of the batch were taken: (T, N, n); None: all.
@@ -67,7 +74,9 @@ class RolloutBatch:
 class Rollout:
     """Collects `n_steps` steps, hands them out once, and starts again.
 
-    Lives in host memory, where the environments write; a batch moves to `device` in one copy.
+    Lives in host memory, where the environments write; a batch moves to `device` in one copy, which
+    the host does not wait for. Where the environments' steps are tensors it lives on the device.
+    With `ahead` batches are tensors on the CPU too.
     """
 
     def __init__(
@@ -77,6 +86,7 @@ class Rollout:
         obs_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         device: torch.device,
+        ahead: bool = False,
     ) -> None:
         self.n_steps = n_steps
         self.n_envs = n_envs
@@ -86,6 +96,9 @@ class Rollout:
         # t, (K,) environments, (K, *obs), and (K, n) masks or None
         self._finals: list[tuple[int, Any, Any, Any]] = []
         self.t = 0
+        self._moves = ahead or device.type != "cpu"
+        self._resident = False  # where the steps are tensors, from the first one on
+        self._copied: torch.cuda.Event | None = None  # the last batch has left the rows
 
     def allocate(self) -> None:
         grid = (self.n_steps, self.n_envs)
@@ -98,10 +111,18 @@ class Rollout:
             truncated=np.zeros(grid, dtype=np.bool_),
             valid=np.zeros(grid, dtype=np.bool_),
         )
+        if self.device.type == "cuda":  # the device reads pinned memory by itself
+            for name in ROWS:
+                pinned = torch.from_numpy(getattr(self.storage, name)).pin_memory()
+                setattr(self.storage, name, pinned.numpy())
 
     def add(self, step: Step) -> None:
+        if isinstance(step.obs, Tensor) and self._moves and not self._resident:
+            self._settle_on_device()
         t, rows = self.t, self.storage
         if t == 0:
+            if self._copied is not None:
+                self._copied.synchronize()
             rows.obs[0] = step.obs
         rows.obs[t + 1] = step.next_obs
         rows.action[t] = step.action
@@ -116,15 +137,29 @@ class Rollout:
                 rows.obs_mask[0] = True if step.mask is None else step.mask
             rows.obs_mask[t + 1] = True if step.next_mask is None else step.next_mask
         if (final := step.final_obs) is not None:
+            if self._resident:
+                raise UsageError(
+                    "the environments' steps are tensors, and their autoreset is SAME_STEP, which "
+                    "sets the last observation of an episode apart; make them with NEXT_STEP"
+                )
             self._finals.append((t, final.index, final.obs, final.mask))
         if step.carry is not None:
             self._note_carry(step)
         self.t = t + 1
 
+    def _settle_on_device(self) -> None:
+        """From now on the rows are tensors where the steps are, without a way over the host."""
+        self._resident = True
+        self._check_memory()
+        rows = self.storage
+        for name in (*ROWS, "obs_mask", "reset"):
+            if (column := getattr(rows, name)) is not None:
+                setattr(rows, name, torch.as_tensor(column, device=self.device))
+
     def _note_carry(self, step: Step) -> None:
         rows = self.storage
         if rows.reset is None:
-            rows.reset = np.zeros((self.n_steps + 1, self.n_envs), dtype=np.bool_)
+            rows.reset = self._flags((self.n_steps + 1, self.n_envs), False)
         if self.t == 0:
             rows.carry = step.carry  # which already begins anew where obs[0] begins an episode
             rows.reset[0] = False
@@ -133,9 +168,13 @@ class Rollout:
     def _mask_rows(self, n: int) -> Array:
         """The rows of `obs_mask`, made on the first sight of a mask: few environments have one."""
         if self.storage.obs_mask is None:
-            shape = (self.n_steps + 1, self.n_envs, n)
-            self.storage.obs_mask = np.ones(shape, dtype=np.bool_)
+            self.storage.obs_mask = self._flags((self.n_steps + 1, self.n_envs, n), True)
         return self.storage.obs_mask
+
+    def _flags(self, shape: tuple[int, ...], value: bool) -> Array:
+        if self._resident:
+            return torch.full(shape, value, device=self.device)
+        return np.full(shape, value)
 
     def batches(self) -> Iterator[RolloutBatch]:
         if self.t == self.n_steps:
@@ -153,7 +192,14 @@ class Rollout:
             batch.final_obs = np.concatenate(obs)
             if all(mask is not None for mask in masks):
                 batch.final_mask = np.concatenate(masks)
-        return batch if self.device.type == "cpu" else _moved(batch, self.device)
+        if self._resident or not self._moves:
+            return batch
+        moved = _moved(batch, self.device)
+        if self.device.type == "cuda":
+            if self._copied is None:
+                self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+        return moved
 
     def restart(self) -> None:
         """All episodes broke off: the steps since the last batch lead nowhere, and are dropped."""
@@ -162,12 +208,13 @@ class Rollout:
 
     def get_state(self) -> dict[str, Any]:
         """What resuming needs: the steps collected since the last batch, and how many."""
-        rows = {name: getattr(self.storage, name) for name in ROWS}
+        rows = {name: _on_host(getattr(self.storage, name)) for name in ROWS}
         finals = {
             str(k): {"t": t, "index": index, "obs": obs, "mask": mask}
             for k, (t, index, obs, mask) in enumerate(self._finals)
         }
         optional = {name: getattr(self.storage, name) for name in OPTIONAL}
+        optional |= {name: _on_host(optional[name]) for name in ("obs_mask", "reset")}
         return {"t": self.t, "rows": rows, "finals": finals, **optional}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -183,12 +230,21 @@ class Rollout:
         obs, action = (space_array(space, ()).nbytes for space in self.spaces)
         flags = 4 + 3  # a float32 reward and three booleans
         row = (obs + action + flags) * self.n_envs
-        require_memory(
+        need, asked = (
             self.n_steps * row + obs * self.n_envs,
             f"n_steps (--n-steps) is {self.n_steps}",
-            "the rollout",
-            lambda free: max(0, free - obs * self.n_envs) // row,
         )
+
+        def fits(free: float) -> int:
+            return int(max(0, free - obs * self.n_envs) // row)
+
+        if not self._resident:
+            require_memory(need, asked, "the rollout", fits)
+        require_room(need, self.device, asked, "the rollout", fits)
+
+
+def _on_host(column: Array | None) -> Array | None:
+    return column.cpu().numpy() if isinstance(column, Tensor) else column
 
 
 def _moved(batch: RolloutBatch, device: torch.device) -> RolloutBatch:
@@ -199,4 +255,4 @@ def _moved(batch: RolloutBatch, device: torch.device) -> RolloutBatch:
             return torch.from_numpy(x).to(device, non_blocking=True)
         return x  # None, or a carry, which is there
 
-    return RolloutBatch(*(move(getattr(batch, name)) for name in batch.__slots__))
+    return RolloutBatch(*map(move, batch.columns()))

@@ -33,9 +33,7 @@ class SumTree:
     """The priorities of `size` cells, all 0 at first."""
 
     def __init__(self, size: int) -> None:
-        widths = [_padded(size)]
-        while widths[-1] > FAN:
-            widths.append(_padded(widths[-1] // FAN))
+        widths = widths_of(size)
         self._tree = np.zeros(sum(widths))
         self._first = np.array([0, *accumulate(widths[:-1])], dtype=np.int64)
         self.leaves: NDArray[np.float64] = self._tree[:size]  # (size,), to read only
@@ -65,6 +63,14 @@ class SumTree:
         cells, priorities = np.empty(u.shape, dtype=np.int64), np.empty(u.shape)
         self._draw(self._tree, self._first, u, cells, priorities)
         return cells, priorities
+
+
+def widths_of(size: int) -> list[int]:
+    """How wide the levels are, from the leaves up to one of eight."""
+    widths = [_padded(size)]
+    while widths[-1] > FAN:
+        widths.append(_padded(widths[-1] // FAN))
+    return widths
 
 
 def _padded(width: int) -> int:

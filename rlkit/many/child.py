@@ -62,7 +62,7 @@ def work(told: Mapping[str, Any]) -> dict[str, Any]:
     from rlkit.training.build import agent_class, choose_recipe
 
     whole = choose_recipe(agent_class(told["agent"]), told["env"], told["recipe"]).to_json()
-    run = _interrupted(Path(told["options"]["run_dir"]), {**told, "recipe": whole})
+    run = interrupted(Path(told["options"]["run_dir"]), {**told, "recipe": whole})
     console = Console(file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if run is None:
         return _answer(
@@ -83,7 +83,7 @@ def work(told: Mapping[str, Any]) -> dict[str, Any]:
         return {"run": str(run.path), "steps": steps, "final_return": final_return, "status": 0}
 
 
-def _interrupted(home: Path, told: Mapping[str, Any]) -> RunFolder | None:
+def interrupted(home: Path, told: Mapping[str, Any]) -> RunFolder | None:
     """The job's run, if it has a checkpoint, once nobody trains it any more.
 
     What a kill before the first checkpoint left of one is cleared away; what shows a fault is kept.

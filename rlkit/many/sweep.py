@@ -6,7 +6,7 @@ On disk, besides a run folder for each run, named after its setting and seed::
     results.json    what came of each run so far
     logs/           what each run printed
 
-This module imports no torch.
+This module imports no torch but for `together`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -127,6 +127,7 @@ def sweep(
     folder: str | Path | None = None,
     jobs: int | None = None,
     retry_failed: bool = False,
+    together: bool = False,
     console: Console | None = None,
 ) -> Swept:
     """Train on every combination of settings and seeds, each run in a process of its own.
@@ -140,17 +141,26 @@ def sweep(
         options: as for `rlkit.train`, without seed and run_dir.
         env_options: arguments of the environment's constructor.
         folder: for all runs; by default runs/sweep-AGENT-ENV.
-        jobs: runs at a time; by default one for each core, or GPU where they are used.
+        jobs: runs at a time; by default one for each core, or GPU where they are used, and all the
+            seeds of a setting with `together`.
         retry_failed: runs that failed go on from their last checkpoints, or start anew.
+        together: the seeds of a setting learn in one process, as one batched computation, on
+            environments on the device (`rlkit.population`); for PPO on a GPU.
         console: where progress is shown; None: nowhere.
 
     Raises UsageError, for every setting, before anything starts.
     """
     training = plan_training(agent, env, options, env_options)
+    if together:
+        training = replace(training, options={**training.options, "vectorization": "device"})
     plan = Plan(training, _checked(agent, settings or {}), check_seeds(seeds))
     count = len(plan.seeds) * math.prod(map(len, plan.settings.values()))
     if count > MOST_RUNS:
         raise UsageError(f"the sweep is of {count:,} runs; allowed: up to {MOST_RUNS:,}")
+    if together:
+        from rlkit.many.together import check_together  # imports torch
+
+        check_together(training, plan.grid())
     slots = make_slots(jobs, training.options["device"])
     home = (
         Path(folder) if folder is not None else RUN_DIR / run_name(f"sweep-{agent}", training.env)
@@ -173,9 +183,15 @@ def sweep(
             for name, job in planned.items()
             if (state := _state(ledger, name)) != DONE and (state != FAILED or retry_failed)
         ]
-        _announce(console, plan, home, len(todo), len(slots))
+        at_once = (jobs or len(plan.seeds)) if together else len(slots)
+        _announce(console, plan, home, len(todo), at_once)
         with StopSignals() as stop, Board(console) as board:
-            run_all(home, todo, slots, ledger, board, stop)
+            if together:
+                from rlkit.many.together import run_together
+
+                run_together(home, todo, jobs, ledger, board, stop)
+            else:
+                run_all(home, todo, slots, ledger, board, stop)
     return _result(home, plan, ledger, stop.exit_status)
 
 

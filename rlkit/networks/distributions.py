@@ -56,7 +56,7 @@ class Categorical(nn.Module):
 
     def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Standard Gumbel noise, (*shape, n)."""
-        noise = torch.empty((*shape, self.outputs))
+        noise = torch.empty((*shape, self.outputs), device=generator.device)
         return noise.exponential_(generator=generator).log_().neg_()
 
     def sample(self, logits: Array, noise: Array) -> Array:
@@ -154,7 +154,8 @@ class Bernoulli(nn.Module):
 
     def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Standard logistic noise, (*shape, n)."""
-        return torch.rand((*shape, self.outputs), generator=generator).logit_()
+        u = torch.rand((*shape, self.outputs), generator=generator, device=generator.device)
+        return u.logit_()
 
     def sample(self, logits: Array, noise: Array) -> Array:
         """Logistic noise exceeds −x with probability σ(x)."""
@@ -196,7 +197,7 @@ class DiagonalGaussian(nn.Module):
 
     def draw_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Standard normal noise, (*shape, n)."""
-        noise = torch.empty((*shape, self.outputs))
+        noise = torch.empty((*shape, self.outputs), device=generator.device)
         return noise.normal_(generator=generator)
 
     def sample(self, mean: Array, noise: Array) -> Array:

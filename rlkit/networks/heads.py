@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from rlkit.arrays import Array
 from rlkit.networks.activations import ACTIVATIONS, before
 from rlkit.networks.initialization import orthogonal
-from rlkit.networks.layers import Weights, arithmetic_of
+from rlkit.networks.layers import Weights, arithmetic_of, is_autocast
 from rlkit.networks.noisy import NoisyLinear
 
 PullFeatures = Callable[[Array], Array]  # ∂L/∂(head's output) → ∂L/∂features
@@ -50,6 +50,8 @@ class LinearHead(nn.Linear):
 
     def vjp(self, x: Array) -> tuple[Array, PullFeatures]:
         """The output, and the way back to the parameters and the features, by hand."""
+        if is_autocast(x):
+            return _through_autograd(self, x)
         weights, (W, _) = self._weights, self._weights.values(x)
 
         def pull(g: Array) -> Array:
@@ -131,10 +133,12 @@ class DuelingHead(nn.Module):
         return _through_autograd(self, x)
 
 
-def _through_autograd(head: StreamHead | DuelingHead, x: Tensor) -> tuple[Tensor, PullFeatures]:
+def _through_autograd(
+    head: LinearHead | StreamHead | DuelingHead, x: Tensor
+) -> tuple[Tensor, PullFeatures]:
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
-        y: Tensor = head.forward(leaf)
+        y: Tensor = head.forward(leaf).float()
 
     def pull(g: Tensor) -> Tensor:
         torch.autograd.backward(y, g)

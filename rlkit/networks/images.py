@@ -89,9 +89,9 @@ class Images(nn.Module):
         self.channels = self.shape[channel[0]] if channel else 1
         self.size = tuple(self.shape[i] for i in slid)
         self._order = [*channel, *slid]
-        self._format = torch.contiguous_format
+        self.memory_format = torch.contiguous_format
         if channels_last:
-            self._format = MEMORY_FORMATS.get(len(slid), torch.contiguous_format)
+            self.memory_format = MEMORY_FORMATS.get(len(slid), torch.contiguous_format)
         low, scale = self._bounds(bounds)
         self._is_bounded = bounds is not None
         self._is_shifted = bool(low.any())
@@ -101,7 +101,7 @@ class Images(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.reshape(-1, *self.shape).permute(0, *(1 + i for i in self._order))
         x = x if len(self._order) > len(self.size) else x.unsqueeze(1)
-        x = x.contiguous(memory_format=self._format)  # before there are four bytes for each one
+        x = x.contiguous(memory_format=self.memory_format)  # before each has four bytes
         if not (self._is_bounded or x.dtype == torch.uint8):
             return x.to(self.scale.dtype)
         return (x - self.low if self._is_shifted else x) * self.scale

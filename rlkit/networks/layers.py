@@ -91,16 +91,28 @@ def arithmetic_of(x: Array) -> Arithmetic:
     return ON_ARRAYS if isinstance(x, np.ndarray) else ON_TENSORS
 
 
+def is_autocast(x: Array) -> bool:
+    """Whether products on `x` are in another precision now: their ways back are autograd's."""
+    if isinstance(x, np.ndarray) or x.is_meta:
+        return False
+    return torch.is_autocast_enabled(x.device.type)
+
+
 class Weights:
     """The weight and bias of a linear layer, and their gradients, of either kind.
 
-    Looked up past nn.Module's search by name, which small networks would notice.
+    Looked up past nn.Module's search by name, which small networks would notice, and anew each
+    time: torch.func.functional_call puts others in their place.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
-        self.tensors = layer.weight, layer.bias
+        self._of: dict[str, Any] = layer._parameters
         self._values: tuple[int, Any] = 0, None
         self._grads: tuple[int, Any] = 0, None
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        return self._of["weight"], self._of["bias"]
 
     def values(self, x: Array) -> tuple[Any, Any]:
         """W (out, in) and b (out,), of the kind of `x`."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from rlkit.arrays import Array
 from rlkit.networks.activations import ACTIVATIONS, before
 from rlkit.networks.initialization import ORTHOGONAL, gain_before, initialize, orthogonal
-from rlkit.networks.layers import ON_TENSORS, Weights, arithmetic_of
+from rlkit.networks.layers import ON_TENSORS, Weights, arithmetic_of, is_autocast
 from rlkit.networks.vjp import Pull
 from rlkit.registry import unknown
 
@@ -71,7 +71,7 @@ class MLP(nn.Module):
         self.takes_arrays = by_hand and not norms  # `forward` and `vjp` do, besides tensors
 
     def forward(self, x: Array) -> Array:
-        if self._by_hand and not torch.is_grad_enabled():
+        if self._by_hand and not torch.is_grad_enabled() and not is_autocast(x):
             y = self._outputs(x if x.ndim == 2 else x.reshape(-1, x.shape[-1]))[0][-1]
             return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.width)
         for layer, scale in zip(self._layers, self._scales, strict=True):
@@ -84,7 +84,7 @@ class MLP(nn.Module):
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
         """`rlkit.networks.vjp.vjp` by hand for ReLU and tanh, through autograd for the others."""
-        if not self._by_hand:
+        if not self._by_hand or is_autocast(x):
             with torch.enable_grad():
                 y = self(x)
             return y.detach(), lambda g: torch.autograd.backward(y, g)

@@ -56,7 +56,7 @@ class Network(nn.Module):
     def infer(self, obs: Array, noise: bool = True) -> Array:
         """`forward` without a graph, on arrays or tensors: the output is of the kind of `obs`."""
         with torch.no_grad():
-            return like(obs, self.forward(self._native(obs), noise))
+            return _as_float32(like(obs, self.forward(self._native(obs), noise)))
 
     def vjp(self, obs: Array) -> tuple[Array, Callable[[Array], None]]:
         """`rlkit.networks.vjp.vjp` on arrays or tensors: all are of the kind of `obs`."""
@@ -66,7 +66,7 @@ class Network(nn.Module):
         def pull(g: Array) -> None:
             pull_features(pull_head(self._native(g)))
 
-        return like(obs, y), pull
+        return _as_float32(like(obs, y)), pull
 
     def _features_vjp(self, x: Array) -> tuple[Array, Pull]:
         if self._encoder_learns:
@@ -81,6 +81,11 @@ class Network(nn.Module):
             return x
         return as_tensor(x, device)
 
-    def resample(self, generator: torch.Generator) -> None:
-        """Draw the noise of the noisy layers anew (a CPU generator); draws nothing without any."""
+    def resample(self, generator: torch.Generator | None) -> None:
+        """Draw the noise of the noisy layers anew; draws nothing without any."""
         resample(self._noisy, generator)
+
+
+def _as_float32(y: Array) -> Array:
+    """Outputs in bfloat16 as float32, which losses and targets are computed in."""
+    return y.float() if y.dtype is torch.bfloat16 else y

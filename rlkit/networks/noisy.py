@@ -43,13 +43,16 @@ class NoisyLinear(nn.Module):
         return W, torch.addcmul(self.bias, self.bias_sigma, noise_out)
 
 
-def resample(layers: Sequence[NoisyLinear], generator: torch.Generator) -> None:
-    """Draw the noise of all `layers` anew, from a generator on the CPU."""
+def resample(layers: Sequence[NoisyLinear], generator: torch.Generator | None) -> None:
+    """Draw the noise of all `layers` anew, where the generator is; None: where they are."""
     vectors = [noise for layer in layers for noise in (layer.noise_in, layer.noise_out)]
     if not vectors:
         return
     sizes = [noise.shape[0] for noise in vectors]
-    x = torch.empty(sum(sizes)).normal_(generator=generator)  # one draw: calls are what costs
-    f = (x.sign() * x.abs().sqrt_()).to(vectors[0].device)
+    device = vectors[0].device
+    # one draw: calls are what costs
+    x = torch.empty(sum(sizes), device=device if generator is None else generator.device)
+    x.normal_(generator=generator)
+    f = (x.sign() * x.abs().sqrt_()).to(device)
     for noise, drawn in zip(vectors, torch.split(f, sizes), strict=True):
         noise.copy_(drawn)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from rlkit.arrays import Array, as_float, as_tensor, like
 from rlkit.errors import UsageError
 from rlkit.packing import is_composite
+from rlkit.peers import Peers, merged
 
 # As Gymnasium's wrappers have them (gymnasium.wrappers.utils.RunningMeanStd).
 FIRST_COUNT = 1e-4
@@ -24,29 +26,53 @@ EPSILON = 1e-8
 
 
 class Moments(nn.Module):
-    """Mean and variance of all rows so far: Chan, Golub & LeVeque 1979, the parallel algorithm."""
+    """Mean and variance of all rows so far: Chan, Golub & LeVeque 1979, the parallel algorithm.
+
+    With `peers`, those of all ranks' rows: every rank has to include its own at the same time.
+    """
 
     mean: Tensor
     var: Tensor
     count: Tensor
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], peers: Peers | None = None) -> None:
         super().__init__()
+        self.peers = peers
         self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
         self.register_buffer("count", torch.tensor(FIRST_COUNT, dtype=torch.float64))
 
-    def include(self, rows: Tensor) -> None:
-        """Count in `rows`, (K, *shape)."""
-        if rows.shape[0] == 0:
+    def include(self, rows: Tensor, live: Tensor | None = None) -> None:
+        """Count in `rows`, (K, *shape); with `live` (K,) bool those alone.
+
+        To select them first is the same, and asks the device how many they are.
+        """
+        count: Tensor | int = rows.shape[0]
+        if count == 0 and self.peers is None:
             return
         rows = rows.double()
-        var, mean = torch.var_mean(rows, 0, correction=0)
-        share = rows.shape[0] / (self.count + rows.shape[0])
+        if live is not None:
+            count, mean, var = _weighted(rows, live)
+        elif count:
+            var, mean = torch.var_mean(rows, 0, correction=0)
+        else:
+            var, mean = torch.zeros_like(self.var), torch.zeros_like(self.mean)
+        if self.peers is not None:
+            count, mean, var = merged(count, mean, var, self.peers)
+        share = count / (self.count + count)
         delta = mean - self.mean
         self.var.copy_((1 - share) * self.var + share * (var + (1 - share) * delta * delta))
         self.mean.add_(share * delta)
-        self.count.add_(rows.shape[0])
+        self.count.add_(count)
+
+
+def _weighted(rows: Tensor, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean and variance of the rows that are live; 0 each where none is."""
+    weight = live.to(rows.dtype).view(-1, *[1] * (rows.ndim - 1))
+    count = weight.sum()
+    share = weight / count.clamp(min=1)
+    mean = (share * rows).sum(0)
+    return count, mean, (share * (rows - mean) ** 2).sum(0)
 
 
 class ObsNormalizer(nn.Module):
@@ -55,10 +81,10 @@ class ObsNormalizer(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], peers: Peers | None = None) -> None:
         super().__init__()
         self.space: spaces.Space[Any] = spaces.Box(-math.inf, math.inf, shape)  # of what it gives
-        self.moments = Moments(shape)
+        self.moments = Moments(shape, peers)
         # The moments in the form in which acting uses them at every step.
         self.register_buffer("shift", torch.zeros(shape))
         self.register_buffer("scale", torch.ones(shape))
@@ -67,12 +93,21 @@ class ObsNormalizer(nn.Module):
         """(..., *shape) → (..., *shape) float32, of the kind of `obs`."""
         return (obs - like(obs, self.shift)) * like(obs, self.scale)
 
-    def include(self, obs: Array) -> None:
-        """Count in the observations (..., *shape); none in eval mode, for a frozen encoder."""
+    def include(self, obs: Array, live: Array | None = None) -> None:
+        """Count in the observations (..., *shape); none in eval mode, for a frozen encoder.
+
+        With `live` (...) bool those alone.
+        """
         if not self.training:
             return
+        if live is not None and isinstance(obs, np.ndarray):
+            obs, live = obs[live], None
         rows = as_tensor(obs, self.shift.device).reshape(-1, *self.shift.shape)
-        self.moments.include(rows)
+        self.moments.include(rows, None if live is None else live.flatten())
+        self.follow()
+
+    def follow(self) -> None:
+        """From now on by the moments as they are."""
         self.shift.copy_(self.moments.mean)
         self.scale.copy_((self.moments.var + EPSILON).rsqrt())
 
@@ -87,11 +122,13 @@ class Unchanged(nn.Module):
     def forward(self, obs: Array) -> Array:
         return obs
 
-    def include(self, obs: Array) -> None:
+    def include(self, obs: Array, live: Array | None = None) -> None:
         pass
 
 
-def obs_normalizer(space: spaces.Space[Any], wanted: bool) -> ObsNormalizer | Unchanged:
+def obs_normalizer(
+    space: spaces.Space[Any], wanted: bool, peers: Peers | None = None
+) -> ObsNormalizer | Unchanged:
     """What normalises observations of the space: only real numbers have a scale to take off.
 
     Raises UsageError where it is wanted of several parts at once.
@@ -103,7 +140,7 @@ def obs_normalizer(space: spaces.Space[Any], wanted: bool) -> ObsNormalizer | Un
             "leave it off"
         )
     if wanted and isinstance(space, spaces.Box) and space.dtype.kind == "f":
-        return ObsNormalizer(space.shape)
+        return ObsNormalizer(space.shape, peers)
     return Unchanged(space)
 
 
@@ -115,9 +152,11 @@ class RewardScaler:
     NormalizeReward).
     """
 
-    def __init__(self, n_envs: int, gamma: float, device: torch.device) -> None:
+    def __init__(
+        self, n_envs: int, gamma: float, device: torch.device, peers: Peers | None = None
+    ) -> None:
         self.gamma = gamma
-        self.moments = Moments(()).to(device)
+        self.moments = Moments((), peers).to(device)
         self.G = torch.zeros(n_envs, dtype=torch.float64, device=device)
 
     def __call__(self, reward: Array, ended: Array, valid: Array) -> Array:
@@ -126,11 +165,15 @@ class RewardScaler:
         r, live, going_on = (
             as_tensor(x, device).double() for x in (reward, as_float(valid), 1 - as_float(ended))
         )
-        returns = torch.empty_like(r)
+        returns, G = torch.empty_like(r), self.G
         for t in range(len(r)):
-            self.G = live[t] * r[t] + self.gamma * self.G
-            returns[t] = self.G
-            self.G = self.G * going_on[t]
+            G = live[t] * r[t] + self.gamma * G
+            returns[t] = G
+            G = G * going_on[t]
+        self.G.copy_(G)
+        if isinstance(reward, Tensor):
+            self.moments.include(returns.flatten(), live.flatten())
+            return reward * (self.moments.var + EPSILON).rsqrt().to(reward.dtype)
         self.moments.include(returns[live.bool()])
         return reward / self.scale
 
@@ -144,4 +187,4 @@ class RewardScaler:
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.moments.load_state_dict(state["moments"])
-        self.G = state["G"].to(self.G.device)
+        self.G.copy_(state["G"])

@@ -50,6 +50,10 @@ class Separate(nn.Module):
         self.actor = network(outputs, POLICY_GAIN)
         self.critic = network(1, VALUE_GAIN)
 
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """The head (..., outputs) and the value (...) of each observation, with a graph."""
+        return self.actor(obs), self.critic(obs)[..., 0]
+
     def initial_carry(self, n: int) -> Carry:
         return None
 
@@ -103,25 +107,30 @@ class Shared(nn.Module):
         self.policy = LinearHead(self.features.width, (outputs,), POLICY_GAIN)
         self.values = LinearHead(self.features.width, (1,), VALUE_GAIN)
 
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Separate.forward`; without a memory."""
+        y, _ = self.features(obs, None, None)
+        return self.policy(y), self.values(y)[..., 0]
+
     def initial_carry(self, n: int) -> Carry:
         return self.features.initial_carry(n)
 
     @torch.no_grad()
     def act(self, obs: Array, carry: Carry) -> tuple[Array, Carry]:
         y, carry = self.features.step(self._tensor(obs), carry)
-        return like(obs, self.policy(y)), carry
+        return like(obs, self.policy(y).float()), carry
 
     @torch.no_grad()
     def infer(
         self, obs: Array, carry: Carry = None, reset: Array | None = None
     ) -> tuple[Array, Array]:
         y = self._over_time(obs, carry, reset)
-        return like(obs, self.policy(y)), like(obs, self.values(y)[..., 0])
+        return like(obs, self.policy(y).float()), like(obs, self.values(y)[..., 0].float())
 
     @torch.no_grad()
     def value(self, obs: Array, carry: Carry = None) -> Array:
         y, _ = self.features.step(self._tensor(obs), carry)
-        return like(obs, self.values(y)[..., 0])
+        return like(obs, self.values(y)[..., 0].float())
 
     @torch.no_grad()
     def follow(self, obs: Array, carry: Carry, reset: Array) -> Carry:
@@ -141,7 +150,7 @@ class Shared(nn.Module):
             y = self._over_time(obs, carry, reset)
             if valid is not None:
                 y = y[self._tensor(valid)]
-            head, v = self.policy(y[:heads]), self.values(y)[..., 0]
+            head, v = self.policy(y[:heads]).float(), self.values(y)[..., 0].float()
 
         def pull(g_head: Array, g_v: Array) -> None:
             torch.autograd.backward([head, v], [self._tensor(g_head), self._tensor(g_v)])

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlkit.device.graphs import shapes_are_static
 from rlkit.registry import unknown
 
 RecurrentCarry = tuple[Tensor, ...]  # (h,) or (h, c), each (B, layers, width)
@@ -138,8 +139,7 @@ class Recurrent(nn.Module):
         self, x: Tensor, carry: RecurrentCarry, reset: Tensor
     ) -> tuple[Tensor, RecurrentCarry]:
         layers = [tuple(s[:, layer] for s in carry) for layer in range(len(self._cells))]
-        # Graphs are captured without looking at `reset`.
-        if len(x) == 1 or torch.compiler.is_compiling():
+        if len(x) == 1 or shapes_are_static():  # then nothing may hang on what `reset` holds
             y, layers = self._stepwise(x, layers, reset)
         else:
             y, layers = self._fused(x, layers, reset)

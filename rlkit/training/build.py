@@ -15,6 +15,8 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from rlkit.agent import Agent, Setting
+from rlkit.device.engine import Engine
+from rlkit.device.names import device_for
 from rlkit.envs.make import evaluation_options, make_envs, rendering_options
 from rlkit.envs.names import resolve, runs_code
 from rlkit.envs.pixels import Pixels
@@ -23,6 +25,7 @@ from rlkit.envs.workers import WorkerLimits
 from rlkit.errors import RlkitWarning, RunError, UsageError
 from rlkit.interval import Interval
 from rlkit.networks.convs import warn_of_batch_norm
+from rlkit.ranks import Ranks
 from rlkit.recipe import Option, Recipe
 from rlkit.registry import AGENTS, unknown
 from rlkit.registry import load as load_target
@@ -31,6 +34,7 @@ from rlkit.run.folder import CONFIG, CONFIG_LIMIT, RunFolder
 from rlkit.training.evaluation import Evaluation, play
 from rlkit.training.exact_meter import Meter, ruler_for
 from rlkit.training.options import RunOptions
+from rlkit.training.parallel import Council
 from rlkit.training.trainer import Plan, Trainer
 from rlkit.training.transfer import encoders_frozen
 from rlkit.training.video import FOLDER as VIDEOS
@@ -160,45 +164,31 @@ def consented(env: EnvLike | None, folder: RunFolder) -> EnvLike:
         ) from None
 
 
-def seeds(seed: int) -> dict[str, int]:
-    """Independent seeds for the parts of a run."""
-    drawn = np.random.SeedSequence(seed).generate_state(3)
-    return dict(zip(("weights", "agent", "envs"), map(int, drawn), strict=True))
+def seeds(seed: int, rank: int = 0) -> dict[str, int]:
+    """Independent seeds for the parts of a run; all but the weights' are a rank's own."""
+    drawn = _entropy(seed, rank).generate_state(3)
+    own = dict(zip(("weights", "agent", "envs"), map(int, drawn), strict=True))
+    return own if rank == 0 else own | {"weights": seeds(seed)["weights"]}
 
 
-def env_seed(seed: int, start: int) -> int:
-    """The seed of the environments of a run that begins, or is resumed, at step `start`.
+def env_seed(seed: int, start: int, rank: int = 0) -> int:
+    """The seed of a rank's environments in a run that begins, or is resumed, at step `start`.
 
     Environments that can't be restored would else begin with the same episodes once more.
     """
     if start == 0:
-        return seeds(seed)["envs"]
-    return int(np.random.SeedSequence([seed, start, 2]).generate_state(1)[0])
+        return seeds(seed, rank)["envs"]
+    return int(_entropy([seed, start, 2], rank).generate_state(1)[0])
+
+
+def _entropy(told: int | list[int], rank: int) -> np.random.SeedSequence:
+    """Each rank's own; rank 0's is that of a process that trains alone."""
+    return np.random.SeedSequence(told, spawn_key=(rank,) if rank else ())
 
 
 def eval_seed(seed: int, step: int) -> int:
     """The seed of the environments of an evaluation: never one that training has used."""
     return int(np.random.SeedSequence([seed, step, 1]).generate_state(1)[0])
-
-
-def device_for(name: str) -> torch.device:
-    """The device of that name; "auto" is CUDA where there is one. Raises UsageError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device (--device) is {name!r}; allowed: auto, cpu, cuda, cuda:I")
-    if device.type == "cuda":
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= found:
-            raise UsageError(
-                f"device (--device) is {name}, and torch {torch.__version__} sees {found} CUDA "
-                "devices here; use --device cpu or auto, or install a torch built for CUDA"
-            )
-    return device
 
 
 def open_envs(
@@ -215,13 +205,33 @@ def open_envs(
         pixels, stack = Pixels(frame_stack=stack or FRAMES), 1
     limits = WorkerLimits(options.env_timeout, options.restart_workers)
     return make_envs(
-        env, n, seed, vectorization, options.strict, env_options, pixels, max(1, stack), limits
+        env,
+        n,
+        seed,
+        vectorization,
+        options.strict,
+        env_options,
+        pixels,
+        max(1, stack),
+        limits,
+        options.device,
     )
 
 
-def make_agent(agent_type: type[Agent], recipe: Recipe, envs: Envs, options: RunOptions) -> Agent:
+def make_agent(
+    agent_type: type[Agent],
+    recipe: Recipe,
+    envs: Envs,
+    options: RunOptions,
+    ranks: Ranks | None = None,
+) -> Agent:
     """A new agent for these environments, its weights drawn from the run's seed."""
-    parts = seeds(options.seed)
+    if envs.device is not None and AGENTS[agent_type.name].tabular:
+        raise UsageError(
+            f"vectorization (--vectorization) is device, and {agent_type.name} keeps its table on "
+            "the host; use model, or auto"
+        )
+    parts = seeds(options.seed, 0 if ranks is None else ranks.rank)
     setting = Setting(
         envs.obs_space,
         envs.action_space,
@@ -229,6 +239,8 @@ def make_agent(agent_type: type[Agent], recipe: Recipe, envs: Envs, options: Run
         device_for(options.device),
         parts["agent"],
         envs.frame_stack,
+        ranks,
+        Engine(options.graphs, options.compile, options.bf16),
     )
     # the caller's random stream stays as it is
     with torch.random.fork_rng(devices=[]), encoders_frozen(options.freeze_encoder):
@@ -237,6 +249,25 @@ def make_agent(agent_type: type[Agent], recipe: Recipe, envs: Envs, options: Run
         agent = build(setting, recipe)
     warn_of_batch_norm(agent)
     return agent
+
+
+def run_config(
+    agent: str,
+    env: EnvLike,
+    env_id: str,
+    env_options: Mapping[str, Any],
+    options: RunOptions,
+    recipe: Recipe,
+) -> dict[str, Any]:
+    """What a run was told, for its config.json: `settings` reads it back."""
+    return {
+        "agent": agent,
+        "env": env_id,
+        "env_options": dict(env_options),
+        "env_given": "name" if isinstance(env, str) else "object",
+        **options.to_json(),
+        "recipe": recipe.to_json(),
+    }
 
 
 def plan(total: int, options: RunOptions) -> Plan:
@@ -261,9 +292,13 @@ def make_trainer(
     env: EnvLike,
     options: RunOptions,
     env_options: Mapping[str, Any],
-    start: int = 0,
+    start: int | None = None,
+    council: Council | None = None,
 ) -> Trainer:
-    """The trainer of a run; it evaluates on environments of its own, where they can be made."""
+    """The trainer of a run; it evaluates on environments of its own, where they can be made.
+
+    `start`: the step that it is resumed from; None: it is new.
+    """
 
     def evaluate(step: int, look_up: Callable[[], None]) -> Evaluation:
         episodes = options.eval_episodes
@@ -286,10 +321,12 @@ def make_trainer(
 
     can_evaluate = not isinstance(env, VectorEnv)
     how_far, exact = plan(total, options), None
-    if options.exact:
+    if options.exact and (council is None or council.leads):
         make = partial(ruler_for, agent, env, options, env_options)
-        exact = Meter(make, agent, envs.n, total, how_far.log_every)
-    return Trainer(agent, envs, how_far, folder, evaluate if can_evaluate else None, start, exact)
+        at_once = envs.n * (1 if council is None else council.ranks.size)
+        exact = Meter(make, agent, at_once, total, how_far.log_every)
+    judge = evaluate if can_evaluate else None
+    return Trainer(agent, envs, how_far, folder, judge, start, exact, council)
 
 
 def film(
@@ -325,5 +362,9 @@ def filmed_envs(env: EnvLike, options: RunOptions, env_options: Mapping[str, Any
 
 
 def _eval_vectorization(options: RunOptions) -> Any:
-    """Evaluation plays in this process: a hundred workers for a hundred episodes are too many."""
-    return "sync" if options.vectorization == "async" else options.vectorization
+    """Evaluation plays in this process: a hundred workers for a hundred episodes are too many.
+
+    What was learned on a device shows itself on the environment as everybody has it.
+    """
+    instead = {"async": "sync", "device": "auto"}
+    return instead.get(options.vectorization, options.vectorization)

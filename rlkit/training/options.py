@@ -18,11 +18,14 @@ class RunOptions:
 
     seed: int = option(0, "seed of everything random in the run", low=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:I")
+    graphs: bool = option(True, "on CUDA, capture updates once as graphs and replay them")
+    compile: bool = option(False, "compile updates with torch.compile, which takes its time first")
+    bf16: bool = option(False, "compute the networks' products in bfloat16; weights stay float32")
     run_dir: str = option("runs", "folder for run folders")
     vectorization: str = option(
         "auto",
         "how the environments step together",
-        choices=("auto", "compiled", "model", "native", "sync", "async"),
+        choices=("auto", "compiled", "model", "native", "sync", "async", "device"),
     )
     env_timeout: float = option(
         300.0, "seconds for a step or reset of an async environment; 0: no limit", low=0

@@ -12,25 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from rlkit.agent import Agent, Metric
+from rlkit.arrays import as_tensor
 from rlkit.carry import mapped, renewed
 from rlkit.envs.foreign import describe
 from rlkit.envs.vector import Envs
 from rlkit.errors import CheckpointError, EnvError, RlkitError, RlkitWarning, RunError
 from rlkit.interval import Interval
 from rlkit.packing import described
+from rlkit.ranks import LostRankError
 from rlkit.run.checkpoint import mark_best, save_checkpoint
 from rlkit.run.folder import RunFolder, versions
-from rlkit.run.metrics import EVALUATED, Metrics
+from rlkit.run.metrics import EVALUATED, Metrics, Unrecorded
 from rlkit.run.progress import Progress
 from rlkit.run.signals import StopSignals
 from rlkit.training.black_box import BlackBox, Refused
-from rlkit.training.episodes import Episodes
+from rlkit.training.episodes import episodes_of
 from rlkit.training.evaluation import Evaluation
 from rlkit.training.exact_meter import Meter
+from rlkit.training.parallel import RANKS, Council, Outcome, launch, run_of
 from rlkit.training.resumption import resume_command
 from rlkit.training.saving import SaveTimes
 
@@ -56,7 +58,8 @@ class Plan:
 class Trainer:
     """Trains `agent` on `envs` and leaves what happened in `folder`.
 
-    Train and evaluate within `watched`.
+    Train and evaluate within `watched`. With a `council`, it is one of several ranks: see
+    rlkit.training.parallel.
     """
 
     def __init__(
@@ -66,46 +69,57 @@ class Trainer:
         plan: Plan,
         folder: RunFolder,
         evaluate: Callable[[int, Callable[[], None]], Evaluation] | None,
-        start: int = 0,
+        start: int | None = None,
         exact: Meter | None = None,
+        council: Council | None = None,
     ) -> None:
         self.agent, self.envs, self.plan, self.folder = agent, envs, plan, folder
         # Plays the agent as it is at a step, and calls what it is given again and again; None:
         # nothing to play on
         self.evaluate = evaluate
         self.exact = exact  # None: not wanted
+        self.council = council  # None: this process trains alone
         self.signals = StopSignals()
         self._obs = envs.reset()
-        self.episodes = Episodes(envs.n)
-        self.metrics = Metrics(folder, resume_step=start or None)
-        self.steps = start
+        self.episodes = episodes_of(envs.n, envs.device)
+        self._leads = council is None or council.leads
+        self.metrics = Metrics(folder, resume_step=start) if self._leads else Unrecorded()
+        self.steps = start or 0  # of all ranks
+        self._stride = envs.n * (1 if council is None else council.ranks.size)
         self.best: float | None = None
         self._carry = agent.initial_carry(envs.n)
         self._update_metrics: dict[str, Metric] = {}
         self._saved: tuple[int, Path] | None = None  # the newest checkpoint's step and place
-        self.saved_step = start or None  # the same step, also of the process that was resumed
-        self._save_times = SaveTimes(plan.save_every, start)
+        self.saved_step = start  # the same step, also of the process that was resumed
+        self._save_times = SaveTimes(plan.save_every, self.steps)
         self._black_box = BlackBox(envs.obs_space, envs.n, self._carry)
         self._sent: NDArray[Any] | None = None  # the action that the environments are at
         self._evaluation_due = False  # a signal broke one off
         self._evidence = ""  # where the last steps before an error are
-        self.resume_command = resume_command(folder)
+        self.home = folder if self._leads else run_of(folder)  # the run's folder
+        self.resume_command = resume_command(self.home)
+        if council is not None:
+            self.resume_command = launch(self.resume_command, council.ranks)
+        self._mark_time()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Within, a SIGINT or SIGTERM ends training and evaluating early, and a second SIGINT at
         once; an error says where the run stopped, and what is left of it and where."""
-        try:
-            with self.signals:
+        with self.signals:
+            try:
                 yield
-        except RlkitError as error:
-            kind = EnvError if isinstance(error, EnvError) else RunError
-            raise kind(f"{error} ({self._left()})") from error
-        except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt(self._left()) from stop
-        except Exception:  # a defect, or memory that ran out: its type is for the caller to see
-            warnings.warn(f"the run stopped: {self._left()}", RlkitWarning, stacklevel=2)
-            raise
+            except RlkitError as error:
+                told = error if self.council is None else self.council.ranks.explained(error)
+                if self._leads or isinstance(told, LostRankError):  # else rank 0 tells what is left
+                    kind = type(told) if isinstance(told, (EnvError, LostRankError)) else RunError
+                    told = kind(f"{told} ({self._left()})")
+                raise told from (None if told is error else error)
+            except KeyboardInterrupt as stop:
+                raise KeyboardInterrupt(self._left()) from stop
+            except Exception:  # a defect, or memory that ran out: its type is for the caller to see
+                warnings.warn(f"the run stopped: {self._left()}", RlkitWarning, stacklevel=2)
+                raise
 
     def fit(self, progress: Progress | None = None) -> int:
         """Train to the plan's end, or to a signal; returns the exit status.
@@ -118,6 +132,9 @@ class Trainer:
             log_at = self._next(self.plan.log_every)
             eval_at = self._next(self.plan.eval_every)
             self._mark_time()
+            if self.council is not None and self.saved_step is None:
+                self.save()
+                self.council.begin(self.home.path)
             if self._evaluation_due:
                 self.evaluate_now()
             while self.steps < self.plan.total and not self._stopping():
@@ -133,15 +150,28 @@ class Trainer:
                     if self.steps < self.plan.total:
                         self.evaluate_now()
                     eval_at = self._next(self.plan.eval_every)
-                if self._save_times.due(self.steps):
+                if self._save_due():
                     self.save()
             self.save()
-            return self.signals.exit_status
+            if self.council is not None:
+                self.council.agree(self.signals, False, now=True)
+            return self.signals.exit_status if self._stopping() else 0
 
     def _stopping(self) -> bool:
+        if self.council is not None:
+            return self.council.stopping
         return self.signals.received is not None
 
+    def _save_due(self) -> bool:
+        due = self._save_times.due(self.steps)
+        if self.council is None:
+            return due
+        by_clock = self.council.agree(self.signals, due)
+        return by_clock if self._save_times.by_clock else due
+
     def _break_off(self) -> None:
+        if self.council is not None:
+            self.council.beat(self.signals)
         if self._stopping():
             raise _BrokenOffError
 
@@ -155,9 +185,9 @@ class Trainer:
         step.carry = self._carry
         agent.memory.add(step)
         if carry is not None:
-            self._carry = renewed(carry, torch.from_numpy(step.begins))
+            self._carry = renewed(carry, as_tensor(step.begins, agent.setting.device))
         self._obs = step.next_obs
-        self.steps += self.envs.n
+        self.steps += self._stride
         self._black_box.add(step)
         if ended := self.episodes.add(step):
             # One record for those that ended together: hundreds of environments would write more
@@ -180,7 +210,8 @@ class Trainer:
         since, steps_then = self._timed_from
         fps = (self.steps - steps_then) / max(time.perf_counter() - since, 1e-9)
         self._mark_time()
-        mean_return, mean_length = self.episodes.means()
+        means = self.episodes.means()
+        mean_return, mean_length = self.council.means(means) if self.council else means
         scalars: dict[str, float] = {"time/fps": fps}
         if self.envs.restarts:
             scalars["time/worker_restarts"] = self.envs.restarts
@@ -204,11 +235,15 @@ class Trainer:
             if self.exact and (scalars := self.exact.at_evaluation(self.steps)):
                 self.metrics.scalars(self.steps, scalars)
             return None
+        if self.council is not None and not self.council.leads:
+            self._await_evaluation(self.council)
+            return None
         since = time.perf_counter()
         self._evaluation_due = True
         try:
             evaluation = self.evaluate(self.steps, self._break_off)
         except _BrokenOffError:
+            self._announce(Outcome.BROKEN_OFF)
             return None
         except EnvError as error:
             raise EnvError(f"in the evaluation, {error}") from error
@@ -230,7 +265,9 @@ class Trainer:
         is_last = self.steps >= self.plan.total
         if not is_last:  # a run that goes on from the checkpoint has this measurement behind it
             self.metrics.scalars(self.steps, scalars)
-        if self.best is None or evaluation.mean >= self.best:
+        is_best = self.best is None or evaluation.mean >= self.best
+        self._announce(Outcome.BEST if is_best else Outcome.KEPT)
+        if is_best:
             self.best = evaluation.mean
             self.save(best=True)
         if is_last:  # which says that the run is complete
@@ -239,9 +276,22 @@ class Trainer:
         self._timed_from = then + time.perf_counter() - since, steps_then  # not training time
         return evaluation
 
+    def _announce(self, outcome: Outcome) -> None:
+        if self.council is not None:
+            self.council.announce(self.signals, outcome)
+
+    def _await_evaluation(self, council: Council) -> None:
+        outcome = council.awaited(self.signals)
+        self._evaluation_due = outcome is Outcome.BROKEN_OFF
+        if outcome is Outcome.BEST:
+            self.save(best=True)
+
     def save(self, best: bool = False) -> None:
         """Save a checkpoint; a disk that doesn't take it costs a warning, not the training."""
         self._save_times.saved(self.steps)
+        council, failed = self.council, False
+        if council is not None and council.leads:
+            council.assemble()  # the others' parts are there first
         try:
             if best or self._saved is None or self._saved[0] != self.steps:
                 path = save_checkpoint(self.folder, self.steps, self.get_state(), about(self.agent))
@@ -250,10 +300,15 @@ class Trainer:
             if best:
                 mark_best(self._saved[1])
         except CheckpointError as error:
+            failed = True
             warnings.warn(str(error), RlkitWarning, stacklevel=2)
+        if council is not None and not council.leads:
+            council.assemble(failed)
 
     def get_state(self) -> dict[str, Any]:
+        ranks = {} if self.council is None else {RANKS: self.council.about()}
         return {
+            **ranks,
             "agent": self.agent.get_state(),
             "envs": self.envs.get_state(),
             "episodes": self.episodes.get_state(),
@@ -286,6 +341,8 @@ class Trainer:
 
     def _open_black_box(self, error: Exception) -> None:
         """Write down what led to `error`, as far as the disk takes it."""
+        if isinstance(error, LostRankError):  # no step's fault
+            return
         refused = None
         if self._sent is not None:
             refused = Refused(self._obs, self._sent, self.envs.returned)
@@ -309,7 +366,7 @@ class Trainer:
         saved = "nothing was saved yet"
         if self.saved_step is not None:
             saved = f"step {self.saved_step} is saved, go on with: {self.resume_command}"
-        parts = [f"step {self.steps} of {self.folder.path}", saved, self._evidence]
+        parts = [f"step {self.steps} of {self.home.path}", saved, self._evidence]
         return "; ".join(part for part in parts if part)
 
 
