@@ -103,7 +103,8 @@ class Population:
         """
         recipe = self.recipe
         rates = recipe.learning_rate, recipe.clip, recipe.entropy_cost
-        self._scalars.copy_(torch.tensor([rate(progress) for rate in rates]))
+        for place, rate in zip(self._scalars.unbind(), rates, strict=True):
+            place.fill_(rate(progress))  # a copy from the host would wait for the device
         told: Mapping[str, Tensor] = self._iterate()
         return told
 

@@ -128,13 +128,16 @@ def test_bfloat16_and_compiled_updates_are_near():
 
 
 def test_a_graph_that_can_not_be_is_said_once_and_done_without():
-    graphed = Graphed(lambda x: x * float(x.sum()), CUDA, graphs=True)
+    generator, stream = torch.Generator(CUDA), torch.cuda.current_stream()
+    graphed = Graphed(lambda x: x * float(x.sum()), CUDA, True, [generator])
     x = torch.ones(3, device=CUDA)
     for _ in range(3):
         assert graphed(x).tolist() == [3, 3, 3]
     with pytest.warns(RlkitWarning, match="can't be captured as a CUDA graph"):
         assert graphed(x).tolist() == [3, 3, 3]
     assert graphed(2 * x).tolist() == [12, 12, 12]
+    assert torch.cuda.current_stream() == stream
+    assert torch.rand(3, generator=generator, device=CUDA).isfinite().all()  # can still draw
 
 
 def test_a_graph_draws_new_numbers_each_time():

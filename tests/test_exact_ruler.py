@@ -823,6 +823,13 @@ def test_evaluate_shows_all_that_is_known(cli, lake_run):
     assert found["optimum"] == pytest.approx(0.542, abs=1e-3)
 
 
+def test_what_scales_rewards_is_measured_whatever_the_number_of_environments(cli):
+    told = cli("train", "ppo", "FrozenLake", *SMALL["ppo"], "--envs", 4, "--json")
+    shown = cli("evaluate", json.loads(told.out.splitlines()[-1])["run"], "--exact")
+    assert shown.status == 0
+    assert "certified" in shown.out
+
+
 def test_training_ends_with_the_exact_value(cli):
     words = ("--envs", 8, "--steps", 800, "--eval-episodes", 2)
     done = cli("train", "q-learning", "FrozenLake", *words)

@@ -18,6 +18,7 @@ RECIPES = {
         envs=2, n_steps=6, minibatch_size=4, epochs=2, value_clip=0.2, optimizer="rmsprop"
     ).but({"normalize_obs": True, "normalize_reward": True}),
     "catch": PPORecipe(envs=2, n_steps=4, minibatch_size=4, epochs=1, hidden=(8,)),
+    "FrozenLake-v1": PPORecipe(envs=2, n_steps=6, minibatch_size=4, epochs=2, hidden=(8,)),
 }
 
 

@@ -120,7 +120,7 @@ def test_who_fails_is_said_to_have_failed(tmp_path, monkeypatch):
         ("ppo", "CartPole", {"target_kl": [0.0, 0.1]}, "target_kl (--set target_kl) is 0.1"),
         ("ppo", "Pendulum", {}, "--together can't do the actions Box"),
         ("ppo", "Taxi-v4x", {}, "Taxi"),
-        ("ppo", "LunarLander", {}, "device"),
+        ("ppo", "Blackjack", {}, "device"),
     ],
 )
 def test_what_it_cannot_do_is_refused_before_anything_starts(tmp_path, agent, env, settings, words):
@@ -129,6 +129,24 @@ def test_what_it_cannot_do_is_refused_before_anything_starts(tmp_path, agent, en
         sweep(agent, env, settings, [0], {"device": "cpu"}, folder=home, together=True)
     assert words in str(refused.value)
     assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("compile", True),
+        ("bf16", True),
+        ("encoder_from", "runs/other"),
+        ("eval_every", 100),
+        ("save_every", "100"),
+        ("vectorization", "sync"),
+    ],
+)
+def test_options_that_it_would_not_heed_are_refused(tmp_path, option, value):
+    flag = option.replace("_", "-")
+    with pytest.raises(UsageError, match=rf"{option} \(--{flag}\) is {value}.*--together"):
+        swept(tmp_path / "home", options={option: value})
+    assert not (tmp_path / "home").exists()
 
 
 def test_from_the_command_line(cli, tmp_path):

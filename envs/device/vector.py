@@ -27,7 +27,7 @@ class DeviceEnvs:
 
     `step` looks at no value: nothing waits for the device, and what it does has the same shapes
     and, for all that lasts, the same memory every time. So it can be captured in a CUDA graph
-    (`rlkit.envs.device.graph`), alone or with what an agent does before and after.
+    (`rlkit.device.graphs`), alone or with what an agent does before and after.
 
     The attributes are those of `rlkit.envs.vector.Envs`, and these:
 

@@ -53,7 +53,7 @@ class Place:
         peers: Peers | None = None,
     ) -> None:
         self.device, self.engine = device, engine
-        # What ranks exchange goes over the host: no graph can hold that.
+        # Ranks meet over the host before they exchange anything: no graph can hold that.
         self._graphs = engine.graphs and peers is None
         unless_told = device.type != "cpu" or engine.compile
         self.ahead = unless_told if engine.ahead is None else engine.ahead

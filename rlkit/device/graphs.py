@@ -142,7 +142,11 @@ class Graphed:
         for generator in self._generators:
             graph.register_generator_state(generator)
         try:
-            with torch.cuda.graph(graph, stream=self._stream(), capture_error_mode="thread_local"):
+            # The outer one is what puts the current stream back where a capture fails.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream(self._device)),
+                torch.cuda.graph(graph, stream=self._stream(), capture_error_mode="thread_local"),
+            ):
                 outputs = self._plainly(bound.held, inputs)
         except RuntimeError as error:
             self._captures = False

@@ -93,7 +93,7 @@ class Health:
             self._seen = seen, event, lr
         seen, event, _ = self._seen
         seen.copy_(self._excess, non_blocking=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._excess.device))
 
     def settle(self) -> None:
         """Raise RunError where something was not finite up to now; waits for the device."""

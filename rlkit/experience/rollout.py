@@ -198,7 +198,7 @@ class Rollout:
         if self.device.type == "cuda":
             if self._copied is None:
                 self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._copied.record()
+            self._copied.record(torch.cuda.current_stream(self.device))
         return moved
 
     def restart(self) -> None:

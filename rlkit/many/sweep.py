@@ -152,7 +152,7 @@ def sweep(
     """
     training = plan_training(agent, env, options, env_options)
     if together:
-        training = replace(training, options={**training.options, "vectorization": "device"})
+        training = _on_device(training)
     plan = Plan(training, _checked(agent, settings or {}), check_seeds(seeds))
     count = len(plan.seeds) * math.prod(map(len, plan.settings.values()))
     if count > MOST_RUNS:
@@ -268,3 +268,13 @@ def _setting(changes: Mapping[str, Any], records: Sequence[Record]) -> Setting:
         min(returns, default=None),
         mean(seconds) if seconds else None,
     )
+
+
+def _on_device(training: Training) -> Training:
+    """With environments that live there; raises UsageError where others are asked for."""
+    if (given := training.options["vectorization"]) not in ("auto", "device"):
+        raise UsageError(
+            f"vectorization (--vectorization) is {given}, and --together keeps environments on the "
+            "device; leave one of them out"
+        )
+    return replace(training, options={**training.options, "vectorization": "device"})

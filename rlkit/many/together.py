@@ -32,6 +32,7 @@ from rlkit.training.options import RunOptions
 from rlkit.training.trainer import Trainer
 
 ABLE = ("ppo",)  # agents whose updates are functions of tensors
+UNABLE = ("compile", "bf16", "encoder_from", "eval_every", "save_every")  # options
 MOST = 1024  # seeds at once, unless --jobs says otherwise
 NAN_LOSS = "the loss overflowed; scale the rewards down or lower the learning rate"
 
@@ -61,7 +62,13 @@ def check_together(training: Training, grid: Sequence[Mapping[str, Any]]) -> Non
                     f"{name} (--set {name}) is {told[name]}, which --together can't do; allowed: "
                     f"{off}; or leave --together out"
                 )
-    options = RunOptions(**training.options)
+    options, usual = RunOptions(**training.options), RunOptions()
+    for name in UNABLE:
+        if (value := getattr(options, name)) != getattr(usual, name):
+            raise UsageError(
+                f"{name} (--{name.replace('_', '-')}) is {value}, which --together can't do; leave "
+                "one of them out"
+            )
     with build.open_envs(env, 1, None, options, training.env_options, "device") as envs:
         if any(True for _ in policy_for(envs.action_space).parameters()):
             raise UsageError(

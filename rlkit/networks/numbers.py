@@ -45,7 +45,9 @@ class OneHot(nn.Module):
         self.width = n
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.one_hot(x.long(), self.width).float()
+        # torch.func does not map one_hot over members
+        rows = torch.zeros((*x.shape, self.width), device=x.device)
+        return rows.scatter(-1, x.long().unsqueeze(-1), 1.0)
 
 
 class Embedding(nn.Embedding):

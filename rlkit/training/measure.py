@@ -7,6 +7,7 @@ from typing import Any
 
 from rlkit.agent import Agent
 from rlkit.errors import CheckpointError, UsageError
+from rlkit.networks.normalize import RewardScaler
 from rlkit.run.checkpoint import load_checkpoint
 from rlkit.run.folder import RunFolder
 from rlkit.training import build
@@ -48,8 +49,9 @@ def _restore_scales(agent: Agent, folder: RunFolder, best: bool) -> None:
         agent.clock.progress = float(_part(folder, best, "clock")["progress"])
     except CheckpointError:  # of before it was saved; what is looked at is mostly complete
         agent.clock.progress = 1.0
-    if SCALER in agent.parts:
-        agent.parts[SCALER].set_state(_part(folder, best, "agent", "parts", SCALER))
+    scaler = agent.parts.get(SCALER)
+    if isinstance(scaler, RewardScaler):  # the returns under way are of the run's environments
+        scaler.moments.load_state_dict(_part(folder, best, "agent", "parts", SCALER, "moments"))
 
 
 def _part(folder: RunFolder, best: bool, *keys: str) -> dict[str, Any]:
