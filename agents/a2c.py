@@ -106,6 +106,7 @@ class A2C(Agent):
     name = "a2c"
     recipe_type = A2CRecipe
     recipes = RECIPES
+    is_compiled = True
 
     def __init__(self, setting: Setting, recipe: A2CRecipe) -> None:
         super().__init__(setting)

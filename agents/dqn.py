@@ -229,6 +229,7 @@ class DQN(Agent):
     name = "dqn"
     recipe_type = DQNRecipe
     recipes = RECIPES
+    is_compiled = True
     memory: Replay
 
     def __init__(self, setting: Setting, recipe: DQNRecipe) -> None:

@@ -238,6 +238,7 @@ class PPO(Agent):
     name = "ppo"
     recipe_type = PPORecipe
     recipes = RECIPES
+    is_compiled = True
     steps_type = Steps
 
     def __init__(self, setting: Setting, recipe: PPORecipe) -> None:

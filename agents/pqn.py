@@ -97,6 +97,7 @@ class PQN(Agent):
     name = "pqn"
     recipe_type = PQNRecipe
     recipes = RECIPES
+    is_compiled = True
 
     def __init__(self, setting: Setting, recipe: PQNRecipe) -> None:
         super().__init__(setting)

@@ -153,6 +153,7 @@ class SAC(Agent):
     name = "sac"
     recipe_type = SACRecipe
     recipes = RECIPES
+    is_compiled = True
     memory: Replay
 
     def __init__(self, setting: Setting, recipe: SACRecipe) -> None:

@@ -111,6 +111,7 @@ class Agent(nn.Module, ABC):
     name: ClassVar[str]  # in the registry
     recipe_type: ClassVar[type[Recipe]]
     recipes: ClassVar[Mapping[str, Tuned]]  # tuned ones, by environment id
+    is_compiled: ClassVar[bool] = False  # whether its updates go by `Setting.engine`
     memory: Memory
     parts: Mapping[str, Stateful]  # what resuming restores besides the weights
 

@@ -30,7 +30,10 @@ def as_tensor(x: Array, device: torch.device) -> Tensor:
 
 def like(x: Array, y: Array) -> Array:
     """`y` as the kind of array that `x` is; on the CPU without a copy."""
-    return y.cpu().numpy() if isinstance(x, np.ndarray) and isinstance(y, Tensor) else y
+    if not (isinstance(x, np.ndarray) and isinstance(y, Tensor)):
+        return y
+    # NumPy has no bfloat16
+    return (y.float() if y.dtype == torch.bfloat16 else y).cpu().numpy()
 
 
 def as_float(x: Array) -> Array:

@@ -171,6 +171,14 @@ def test_tables_are_refused(cli):
     assert "is device, and q-learning keeps its table on the host; use model" in told.error
 
 
+@pytest.mark.parametrize("agent", ["q-learning", "r2d2"])
+@pytest.mark.parametrize("option", ["--bf16", "--compile"])
+def test_what_an_agent_does_not_go_by_is_refused(cli, agent, option):
+    told = cli("train", agent, "FrozenLake", option, "--device", "cpu")
+    assert told.status == 2
+    assert f"({option}) is on, and {agent} does not go by it; leave it out" in told.error
+
+
 def test_training_elsewhere_imports_none_of_it(tmp_path):
     code = (
         "import sys, rlkit\n"
@@ -195,3 +203,16 @@ def test_the_steps_before_an_error_are_not_written_over():
         copies += [x.clone() for x in fields]
     for one, other in zip(kept, copies, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("agent", ["rainbow", "ppo"])
+def test_a_run_in_bfloat16_plays_on_arrays(agent, tmp_path):
+    small = {"envs": 2, "hidden": (8,), "steps": 128}
+    if agent == "rainbow":
+        small |= {"learning_starts": 64, "train_every": 32, "batch_size": 8, "head_hidden": (8,)}
+    else:
+        small |= {"n_steps": 32, "minibatch_size": 32}
+    options = {"bf16": True, "device": "cpu", "run_dir": str(tmp_path), "eval_episodes": 1}
+    done = rlkit.train(agent, "catch", small, options)
+    assert done.complete
+    assert all(p.dtype == torch.float32 for p in done.agent.parameters())

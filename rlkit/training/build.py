@@ -231,6 +231,11 @@ def make_agent(
             f"vectorization (--vectorization) is device, and {agent_type.name} keeps its table on "
             "the host; use model, or auto"
         )
+    for name, on in (("compile", options.compile), ("bf16", options.bf16)):
+        if on and not agent_type.is_compiled:
+            raise UsageError(
+                f"{name} (--{name}) is on, and {agent_type.name} does not go by it; leave it out"
+            )
     parts = seeds(options.seed, 0 if ranks is None else ranks.rank)
     setting = Setting(
         envs.obs_space,
