@@ -155,17 +155,17 @@ RECIPES = {
     ),
     "LunarLander-v3": Tuned(
         DQNRecipe(
-            steps=500_000,
+            steps=700_000,
             gamma=0.995,
             learning_rate=Schedule(1e-3, 0),
-            buffer_size=500_000,
+            buffer_size=700_000,
             target_interval=250,
             n_step=5,
-            exploration=Schedule(1, 0.02, share=0.2),
+            exploration=Schedule(1, 0.02, share=0.15),
             normalize_obs=True,
             hidden=(128, 128),
         ),
-        Result(mean_return=235.0, worst_return=187.2, seeds=7, episodes=100, seconds=315.8),
+        Result(mean_return=251.7, worst_return=224.4, seeds=10, episodes=100, seconds=281.9),
     ),
     "rlkit/Catch-v0": Tuned(
         DQNRecipe(
