@@ -40,7 +40,7 @@ def setting(name: str, env: Any, steps: int) -> Setting:
 
 
 SETTINGS = [
-    setting("DoorKey-5x5, ppo gru", DOOR_KEY, 150_000),
+    setting("DoorKey-5x5, ppo gru", DOOR_KEY, 300_000),
     setting("GoToLocalS5N2, ppo gru", GO_TO, 100_000),
     setting("GoToLocalS5N2, ppo gru, mission not shown", partial(without_mission, GO_TO), 100_000),
 ]

@@ -53,13 +53,14 @@ class LinearHead(nn.Linear):
         if is_autocast(x):
             return _through_autograd(self, x)
         weights, (W, _) = self._weights, self._weights.values(x)
+        arithmetic = arithmetic_of(x)
 
         def pull(g: Array) -> Array:
             rows = g.reshape(-1, W.shape[0])  # (B, outputs)
             with torch.no_grad():
                 columns = x.reshape(-1, W.shape[1])
-                arithmetic_of(x).add_gradient(*weights.grads(x), rows, columns)
-                return (rows @ W).reshape(x.shape)
+                arithmetic.add_gradient(*weights.grads(x), rows, columns)
+                return arithmetic.product(rows, W).reshape(x.shape)
 
         with torch.no_grad():
             return self.forward(x), pull

@@ -25,6 +25,8 @@ class Arithmetic:
 
     # x (B, in), W (out, in), b (out,) → W·x + b, (B, out)
     affine: Callable[[Any, Any, Any], Any]
+    # g (B, out), W (out, in) → g·W, (B, in)
+    product: Callable[[Any, Any], Any]
     # by name: f(h), written over h, which nobody needs afterwards where there is no graph
     activate: Mapping[str, Callable[[Any], Any]]
     # by name: ∂L/∂h from ∂L/∂y and y = f(h), where y alone tells the derivative
@@ -60,11 +62,12 @@ def _tanh_backward_array(g: Array, y: Array) -> Array:
 
 def _add_gradient_array(W_grad: Array, b_grad: Array, g: Array, x: Array) -> None:
     W_grad += g.T @ x
-    b_grad += g.sum(0)
+    b_grad += np.ones(len(g), g.dtype) @ g  # Σ g: a fifth of the time of g.sum(0)
 
 
 ON_TENSORS = Arithmetic(
     affine=F.linear,
+    product=torch.matmul,
     activate={"relu": torch.relu_, "tanh": torch.tanh_},
     derivative={
         "relu": lambda g, y: torch.ops.aten.threshold_backward(g, y, 0),
@@ -74,6 +77,7 @@ ON_TENSORS = Arithmetic(
 )
 ON_ARRAYS = Arithmetic(
     affine=_affine_array,
+    product=np.dot,  # where out is 1, as a critic's is, `@` takes ten times as long
     activate={
         "relu": lambda h: np.maximum(h, 0, out=h),
         "tanh": lambda h: np.tanh(h, out=h),

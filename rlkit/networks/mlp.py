@@ -103,7 +103,7 @@ class MLP(nn.Module):
                         g = pull_norm(g)  # ∂L/∂(W·h + b)
                     arithmetic.add_gradient(*layer.grads(x), g, outputs[i])
                     if i > 0:
-                        g = g @ layer.values(x)[0]
+                        g = arithmetic.product(g, layer.values(x)[0])
 
         return outputs[-1].reshape(*x.shape[:-1], self.width), pull
 

@@ -80,7 +80,7 @@ class Metrics:
     def episode(self, step: int, return_: float, length: float) -> None:
         """Record that an episode of `length` steps has ended with the sum of rewards `return_`.
 
-        Of several that ended in one step, their means.
+        Of several that are recorded together, their means.
         """
         self.scalars(step, {RETURN: return_, LENGTH: length})
 

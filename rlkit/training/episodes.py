@@ -14,15 +14,16 @@ WINDOW = 100  # episodes in a running mean, as in stable-baselines3's ep_rew_mea
 
 
 class Episodes:
-    """Follows N environments and says which episodes a step ended."""
+    """Follows N environments and keeps the returns and lengths of the episodes that ended."""
 
     def __init__(self, n_envs: int) -> None:
         self.running_return = np.zeros(n_envs)
         self.running_length = np.zeros(n_envs, dtype=np.int64)
         self.recent: deque[tuple[float, int]] = deque(maxlen=WINDOW)
+        self._untold: list[tuple[float, int]] = []
 
-    def add(self, step: Step) -> list[tuple[float, int]]:
-        """The (return, length) of each episode that ended in this step.
+    def add(self, step: Step) -> None:
+        """Note the episodes that ended in this step.
 
         Those that were lost with a worker process are no measure of the agent, and left out.
         """
@@ -30,14 +31,19 @@ class Episodes:
         self.running_length += step.valid
         ended = step.terminated | step.truncated
         if not np.count_nonzero(ended):
-            return []
+            return
         index = ended.nonzero()[0]
         told = index if step.lost is None else index[~step.lost[index]]
         finished = [(float(self.running_return[i]), int(self.running_length[i])) for i in told]
         self.running_return[index] = 0
         self.running_length[index] = 0
         self.recent.extend(finished)
-        return finished
+        self._untold.extend(finished)
+
+    def told(self) -> list[tuple[float, int]]:
+        """The (return, length) of each episode that ended since this was last asked."""
+        told, self._untold = self._untold, []
+        return told
 
     def means(self) -> tuple[float | None, float | None]:
         """Mean return and length of the last episodes, None before the first has ended."""
@@ -51,12 +57,14 @@ class Episodes:
             "running_return": self.running_return,
             "running_length": self.running_length,
             "recent": [list(episode) for episode in self.recent],
+            "untold": [list(episode) for episode in self._untold],
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.running_return = state["running_return"]
         self.running_length = state["running_length"]
         self.recent = deque(((r, length) for r, length in state["recent"]), maxlen=WINDOW)
+        self._untold = [(r, length) for r, length in state.get("untold", [])]
 
     def forget_running(self) -> None:
         """The environments start afresh: what their episodes had gathered is gone."""
@@ -73,13 +81,16 @@ class DeviceEpisodes:
         self._ended = torch.zeros(3, dtype=torch.float64, device=device)
         self._means: tuple[float | None, float | None] = None, None
 
-    def add(self, step: Step) -> list[tuple[float, int]]:
-        """Count the step; says of no episode that it ended, which would wait for the device."""
+    def add(self, step: Step) -> None:
+        """Count the step."""
         self._running += torch.stack((step.reward, step.valid))
         ended = step.terminated | step.truncated
         self._ended[:2] += (self._running * ended).sum(1)
         self._ended[2] += ended.sum()
         self._running.masked_fill_(ended, 0)
+
+    def told(self) -> list[tuple[float, int]]:
+        """Of no episode: to hear of each would be to wait for the device."""
         return []
 
     def means(self) -> tuple[float | None, float | None]:

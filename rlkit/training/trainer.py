@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,8 +34,10 @@ from rlkit.training.exact_meter import Meter
 from rlkit.training.parallel import RANKS, Council, Outcome, launch, run_of
 from rlkit.training.resumption import resume_command
 from rlkit.training.saving import SaveTimes
+from rlkit.training.undisturbed import undisturbed
 
 LOGS_PER_RUN = 100
+EPISODES_PER_RUN = 1000  # points of their curve, as many as TensorBoard draws of one
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class Plan:
     @property
     def log_every(self) -> int:
         return max(1, self.total // LOGS_PER_RUN)
+
+    @property
+    def tell_every(self) -> int:
+        return max(1, self.total // EPISODES_PER_RUN)
 
 
 class Trainer:
@@ -91,6 +96,7 @@ class Trainer:
         self._update_metrics: dict[str, Metric] = {}
         self._saved: tuple[int, Path] | None = None  # the newest checkpoint's step and place
         self.saved_step = start  # the same step, also of the process that was resumed
+        self._tell_at = self._next(plan.tell_every)
         self._save_times = SaveTimes(plan.save_every, self.steps)
         self._black_box = BlackBox(envs.obs_space, envs.n, self._carry)
         self._sent: NDArray[Any] | None = None  # the action that the environments are at
@@ -128,7 +134,7 @@ class Trainer:
         is saved over the last good checkpoint, the last steps are written to the run's folder (see
         rlkit.training.black_box), and the error is passed on.
         """
-        with _quiet_collector():
+        with undisturbed():
             log_at = self._next(self.plan.log_every)
             eval_at = self._next(self.plan.eval_every)
             self._mark_time()
@@ -189,15 +195,20 @@ class Trainer:
         self._obs = step.next_obs
         self.steps += self._stride
         self._black_box.add(step)
-        if ended := self.episodes.add(step):
-            # One record for those that ended together: hundreds of environments would write more
-            # than they learn.
-            mean_return, mean_length = np.mean(ended, axis=0).tolist()
-            self.metrics.episode(self.steps, mean_return, mean_length)
+        self.episodes.add(step)
+        if self.steps >= min(self._tell_at, self.plan.total):
+            self._tell_episodes()
         for batch in agent.memory.batches():
             # An update finds for itself what is not finite, and says it better than NumPy.
             with np.errstate(over="ignore", invalid="ignore"):
                 self._update_metrics = agent.update(batch)
+
+    def _tell_episodes(self) -> None:
+        """One record of those that ended since the last one: each would cost as much as to learn."""
+        self._tell_at = self._next(self.plan.tell_every)
+        if ended := self.episodes.told():
+            mean_return, mean_length = np.mean(ended, axis=0).tolist()
+            self.metrics.episode(self.steps, mean_return, mean_length)
 
     def _next(self, every: int) -> int:
         """The next multiple of `every` after the steps done."""
@@ -379,13 +390,3 @@ def about(agent: Agent) -> dict[str, str]:
     setting = agent.setting
     obs_space, action_space = described(setting.obs_space), described(setting.action_space)
     return {"agent": agent.name, "observation_space": obs_space, "action_space": action_space}
-
-
-@contextmanager
-def _quiet_collector() -> Iterator[None]:
-    """Keep Python's garbage collector from walking all of torch's objects again and again."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

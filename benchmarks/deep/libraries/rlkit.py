@@ -59,6 +59,8 @@ EQUAL: dict[str, dict[str, Any]] = {  # by agent
         "target_interval": 128,
         "n_step": 1,
         "double": False,
+        "values": "mean",
+        "normalize_obs": False,
         "exploration": "1:0.04@0.16",
         "max_grad_norm": 10.0,
         "hidden": (256, 256),
