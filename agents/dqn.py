@@ -167,6 +167,23 @@ RECIPES = {
         ),
         Result(mean_return=251.7, worst_return=224.4, seeds=10, episodes=100, seconds=281.9),
     ),
+    "ALE/Pong-v5": Tuned(
+        # RL Zoo's settings for Atari (after Mnih et al. 2015): an update every 4 steps, and a copy
+        # of the net every 1,000, which is every 250 updates
+        DQNRecipe(
+            steps=10_000_000,
+            learning_rate=Schedule(1e-4),
+            batch_size=32,
+            learning_starts=100_000,
+            train_every=32,
+            gradient_steps=8,
+            target_interval=250,
+            n_step=1,
+            double=False,
+            exploration=Schedule(1, 0.01, share=0.1),
+            hidden=(512,),
+        ),
+    ),
     "rlkit/Catch-v0": Tuned(
         DQNRecipe(
             steps=30_000,

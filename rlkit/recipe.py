@@ -200,10 +200,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A recipe for one environment, with what it reached there."""
+    """A recipe for one environment, with what it reached there.
+
+    Published settings that were run only a part of their way have no result.
+    """
 
     recipe: Recipe
-    result: Result
+    result: Result | None = None
 
 
 def options(recipe_type: type[Any]) -> Sequence[Option]:
