@@ -141,14 +141,14 @@ def test_the_masks_are_those_of_the_next_observations(mode, n_step):
                 forbidden += not all(mask)
     assert forbidden > 1000
     memory = driven.memory
-    assert memory.final_masks.keys() == memory.finals.keys()  # those of rows that are gone, too
+    assert memory.finals.masks.keys() == memory.finals.obs.keys()  # those of rows that are gone, too
 
 
 def test_steps_without_masks_allow_all_actions():
     driven = Driven([[TERMINATED, 0, 0]], "same_step", 12, 1, masked=True)
     driven.step()
     driven.memory.masks = None  # as if masks came with the next step first
-    driven.memory.final_masks.clear()
+    driven.memory.finals.masks.clear()
     driven.step()
     driven.step()
     batch = driven.memory.sample()

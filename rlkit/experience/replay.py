@@ -27,9 +27,10 @@ from rlkit.experience import sum_tree
 from rlkit.experience.blocks import fill, split
 from rlkit.experience.device_draws import PrioritizedThere, UniformThere
 from rlkit.experience.draws import Draws, Prioritized, Uniform
+from rlkit.experience.finals import Finals
 from rlkit.experience.observations import Observations, Stacked, Whole
 from rlkit.experience.placing import free_on, no_room
-from rlkit.experience.step import FinalObs, Step
+from rlkit.experience.step import Step
 from rlkit.packing import space_array
 from rlkit.returns import n_step
 from rlkit.system import require_memory
@@ -121,9 +122,7 @@ class Replay:
         )
         self.beta = 1.0
         self.quantum = n_envs
-        # flat index (row·N + environment) → what is kept of the final observation, and its mask
-        self.finals: dict[int, Tensor] = {}
-        self.final_masks: dict[int, Tensor] = {}
+        self.finals = Finals(n_envs)
         self.masks: Tensor | None = None  # (rows, N, n), from the first step on that has one
         self.head = 0  # the row that the next step fills
         self.filled = 0  # rows that hold a step which may be sampled, at most `limit`
@@ -191,12 +190,9 @@ class Replay:
         ended[row] = step.terminated | step.truncated
         valid[row] = step.valid
         self._put_mask(next_row, step.next_mask)
-        if self.finals:
-            for env in range(self.n_envs):
-                self.finals.pop(row * self.n_envs + env, None)
-                self.final_masks.pop(row * self.n_envs + env, None)
+        self.finals.forget(row)
         if step.final_obs is not None:
-            self._put_finals(row, step.obs, step.final_obs)
+            self.finals.put(row, step.obs, step.final_obs, self.observations)
 
     def _add_there(self, step: Step) -> None:
         """A step of tensors, into the columns on the device."""
@@ -259,13 +255,6 @@ class Replay:
         if self.masks is not None:
             self.masks.numpy()[row] = True if mask is None else mask
 
-    def _put_finals(self, row: int, obs: NDArray[Any], final: FinalObs) -> None:
-        for k, env in enumerate(final.index):
-            flat = row * self.n_envs + int(env)
-            self.finals[flat] = self.observations.final(obs[env], final.obs[k])
-            if final.mask is not None:
-                self.final_masks[flat] = torch.tensor(final.mask[k])
-
     def _advance(self) -> None:
         """The head's row is complete: a window of n steps can start n − 1 rows before it."""
         oldest = self.head - self.filled
@@ -323,7 +312,7 @@ class Replay:
         next_mask = columns["masks"][after, env] if "masks" in columns else None
         if self.finals:
             last = (row + m - 1) % self.rows * self.n_envs + env
-            self._take_finals(last.tolist(), next_obs, next_mask)
+            self.finals.take(last.tolist(), next_obs, next_mask, self.observations)
 
         def moved(x: Tensor) -> Tensor:
             return x.view(*shape, *x.shape[1:]).to(self.device, non_blocking=True)
@@ -338,18 +327,6 @@ class Replay:
             None if weight is None else moved(weight),
             None if next_mask is None else moved(next_mask),
         )
-
-    def _take_finals(self, last: list[int], next_obs: Tensor, next_mask: Tensor | None) -> None:
-        """Put final observations in their place, where a window's last step has one.
-
-        Without a mask of its own all is allowed at a final observation.
-        """
-        for i, flat in enumerate(last):
-            kept = self.finals.get(flat)
-            if kept is not None:
-                next_obs[i] = self.observations.take_final(*divmod(flat, self.n_envs), kept)
-                if next_mask is not None:
-                    next_mask[i] = self.final_masks.get(flat, torch.tensor(True))
 
     def update_priorities(self, cell: Tensor, td_error: Tensor) -> None:
         """Have steps drawn as their errors ask, from the next draw on.
@@ -376,8 +353,7 @@ class Replay:
         self._send()
         return {
             "rows": {name: split(column) for name, column in rows.items()},
-            "finals": _packed(self.finals),
-            "final_masks": _packed(self.final_masks),
+            **self.finals.get_state(),
             "draws": self.draws.get_state(len(rows["valid"])),
             "beta": self.beta,
             "head": self.head,
@@ -401,8 +377,7 @@ class Replay:
             fill(column, state["rows"][name])
         self._unsent = self.rows  # all of it; and the draws ask which of it is valid
         self._send()
-        self.finals = _unpacked(state["finals"])
-        self.final_masks = _unpacked(state["final_masks"])
+        self.finals.set_state(state)
         self.draws.set_state(state["draws"])
         self.beta = state["beta"]
         self.added, self.due = state["added"], state["due"]
@@ -441,13 +416,3 @@ class Replay:
         refusal = no_room(need, free, place.device, asked, "the replay memory", fits)
         warnings.warn(f"{refusal}; it stays in host memory", RlkitWarning, stacklevel=2)
         return False
-
-
-def _packed(table: dict[int, Tensor]) -> dict[str, Tensor] | None:
-    if not table:
-        return None
-    return {"cell": torch.tensor(list(table)), "value": torch.stack(list(table.values()))}
-
-
-def _unpacked(table: dict[str, Tensor] | None) -> dict[int, Tensor]:
-    return {} if table is None else dict(zip(table["cell"].tolist(), table["value"], strict=True))
