@@ -18,6 +18,7 @@ import ast
 import dataclasses
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,12 @@ _NOUNS = {
 }
 
 
+def _cast_str(value: Any) -> str | None:
+    if isinstance(value, os.PathLike):  # such as a Path for run_dir
+        value = os.fspath(value)
+    return value if isinstance(value, str) else None
+
+
 def _cast_int(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -126,7 +133,7 @@ _CASTS = {
     "int": _cast_int,
     "float": _cast_float,
     "bool": lambda value: value if isinstance(value, bool) else None,
-    "str": lambda value: value if isinstance(value, str) else None,
+    "str": _cast_str,
     "tuple[int, ...]": _cast_widths,
     "Schedule": schedule,
     "Interval": interval,
