@@ -44,7 +44,7 @@ def test_a_run_records_its_episodes_a_thousand_times_at_most(tmp_path: Path) -> 
     options = {"run_dir": tmp_path, "seed": 1, "eval_episodes": 1}
     done = rlkit.train("a2c", "CartPole", {"steps": 20_000, "envs": 4}, options)
     lines = [x for x in read_metrics(done.run / "metrics.jsonl") if RETURN in x]
-    assert len(lines) > 200
+    assert len(lines) > 100
     assert all(line[RETURN] == line[LENGTH] for line in lines)  # CartPole's rewards are 1
     periods = [line["step"] // 20 for line in lines]
     assert all(a < b for a, b in pairwise(periods))
