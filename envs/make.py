@@ -19,7 +19,7 @@ from rlkit.envs.checks import CheckedEnv
 from rlkit.envs.classic import ClassicVectorEnv, why_not_compiled
 from rlkit.envs.foreign import describe, quiet_gymnasium
 from rlkit.envs.listing import family_of
-from rlkit.envs.minigrid_cells import with_true_bounds
+from rlkit.envs.minigrid_cells import with_one_hot_cells
 from rlkit.envs.names import (
     LIMIT,
     Facts,
@@ -363,7 +363,7 @@ def _make_resolved(env: ResolvedEnv, options: Mapping[str, Any]) -> gym.Env[Any,
             _check_options(env.name, options, (known | {LIMIT}) - {"num_envs"})
         if env.spec is not None:
             made = gym.make(env.spec, disable_env_checker=True, **options)
-            return with_true_bounds(made) if MINIGRID.owns(env.spec) else made
+            return with_one_hot_cells(made) if MINIGRID.owns(env.spec) else made
         if LIMIT not in options or known is None or LIMIT in known:
             return creator(**options)
         own = {key: value for key, value in options.items() if key != LIMIT}

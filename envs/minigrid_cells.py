@@ -1,8 +1,8 @@
-"""MiniGrid's cells with their true bounds.
+"""MiniGrid's cells as what they are: categories.
 
-An observation's image holds three codes for each of the cells in view: object, colour, state. The
-package declares them as any bytes, though the largest code is 10; a network that scales its inputs
-by the bounds would see next to nothing.
+An observation's image holds three codes for each of the cells in view: object, colour, state. As
+numbers they say that a door is a little less than a key and much less than the goal; here each code
+has planes of its own, of which one is 1.
 """
 
 from __future__ import annotations
@@ -16,19 +16,28 @@ from gymnasium import spaces
 PART = "image"
 
 
-class TrueBounds(gym.ObservationWrapper[Any, Any, Any]):
-    """Declares the codes that cells may hold; observations are left as they are."""
+class OneHotCells(gym.ObservationWrapper[Any, Any, Any]):
+    """Shows (size, size, Σ codes) planes of 0 and 1 for (size, size, 3) codes, all uint8.
 
-    def __init__(self, env: gym.Env[Any, Any], space: spaces.Dict, cells: spaces.Box) -> None:
+    Args: `codes`, how many values each of the three may have.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], space: spaces.Dict, codes: tuple[int, ...]) -> None:
         super().__init__(env)
-        self.observation_space = spaces.Dict({**space.spaces, PART: cells})
+        self._rows = [np.eye(n, dtype=np.uint8) for n in codes]
+        side = space[PART].shape
+        assert side is not None
+        planes = spaces.Box(0, 1, (*side[:2], sum(codes)), np.uint8)
+        self.observation_space = spaces.Dict({**space.spaces, PART: planes})
 
     def observation(self, observation: Any) -> Any:
-        return observation
+        codes = np.moveaxis(observation[PART], -1, 0)  # (3, size, size)
+        planes = [rows[code] for rows, code in zip(self._rows, codes, strict=True)]
+        return {**observation, PART: np.concatenate(planes, -1)}
 
 
-def with_true_bounds(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """The environment, with MiniGrid's cells in their bounds where it shows such."""
+def with_one_hot_cells(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """The environment, with MiniGrid's cells as planes where it shows such."""
     space = env.observation_space
     cells = space.spaces.get(PART) if isinstance(space, spaces.Dict) else None
     side = getattr(env.unwrapped, "agent_view_size", None)
@@ -36,8 +45,9 @@ def with_true_bounds(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         return env
     from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
 
-    most = [max(codes.values()) for codes in (OBJECT_TO_IDX, COLOR_TO_IDX, STATE_TO_IDX)]
-    most[2] = max(most[2], 3)  # an agent's cell holds its direction in place of a state
-    high = np.broadcast_to(np.array(most, np.uint8), cells.shape)
+    objects, colours, states = (
+        1 + max(codes.values()) for codes in (OBJECT_TO_IDX, COLOR_TO_IDX, STATE_TO_IDX)
+    )
+    states = max(states, 4)  # an agent's cell holds its direction in place of a state
     assert isinstance(space, spaces.Dict)
-    return TrueBounds(env, space, spaces.Box(np.zeros_like(high), high, dtype=np.uint8))
+    return OneHotCells(env, space, (objects, colours, states))

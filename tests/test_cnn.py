@@ -95,6 +95,8 @@ def test_any_leading_axes_give_each_observation_its_own_features(name, leading):
         ((1, 84, 84), "CHW"),
         ((10, 10, 7), "HWC"),  # MinAtar
         ((7, 10, 10), "CHW"),
+        ((7, 7, 21), "HWC"),  # MiniGrid's cells, one-hot
+        ((21, 7, 7), "CHW"),
         ((10, 10, 10), "HWC"),
         ((3, 5, 4), "HWC"),
         ((210, 160, 3), "HWC"),

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from rlkit.envs.listing import list_envs
 from rlkit.envs.make import make_env, make_envs
 from rlkit.envs.names import resolve
 from rlkit.errors import UsageError
+from rlkit.networks.images import Images
 
 pytest.importorskip("minigrid")
 
@@ -44,25 +46,38 @@ def test_nothing_is_imported_before_and_nothing_printed_then():
 
 def test_an_observation_is_an_image_a_direction_and_a_mission():
     obs, _ = make_env("MiniGrid-DoorKey-5x5-v0").reset(seed=0)
-    assert obs["image"].shape == (7, 7, 3)
+    assert obs["image"].shape == (7, 7, 21)
     assert obs["image"].dtype == np.uint8
     assert obs["direction"] in range(4)
     assert type(obs["mission"]) is str
 
 
-def test_cells_are_declared_with_the_codes_that_they_hold():
+def test_each_code_of_a_cell_has_a_plane_of_its_own():
+    """Against MiniGrid's own codes: 11 objects, 6 colours, 4 states or directions (its docs)."""
     env = make_env("MiniGrid-DoorKey-5x5-v0")
-    cells = env.observation_space["image"]
-    assert cells.dtype == np.uint8
-    assert cells.high.reshape(-1, 3).max(0).tolist() == [10, 5, 3]  # the constants of its docs
-    assert not cells.low.any()
+    theirs = gym.make("MiniGrid-DoorKey-5x5-v0")
     env.action_space.seed(0)
-    obs, _ = env.reset(seed=0)
+    (obs, _), (codes, _) = env.reset(seed=0), theirs.reset(seed=0)
+    seen = set()
     for _ in range(200):
         assert env.observation_space.contains(obs)
-        obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        planes = np.split(obs["image"], [11, 17], axis=-1)
+        assert all((part.sum(-1) == 1).all() for part in planes)
+        found = np.stack([part.argmax(-1) for part in planes], -1)
+        assert (found == codes["image"]).all()
+        assert (obs["direction"], obs["mission"]) == (codes["direction"], codes["mission"])
+        seen |= set(codes["image"][..., 0].flat)
+        action = env.action_space.sample()
+        obs, _, terminated, truncated, _ = env.step(action)
+        codes = theirs.step(action)[0]
         if terminated or truncated:
-            obs, _ = env.reset()
+            (obs, _), (codes, _) = env.reset(seed=1), theirs.reset(seed=1)
+    assert {1, 2, 4, 5} < seen  # nothing, walls, a door and a key
+
+
+def test_an_encoder_reads_the_planes_as_channels():
+    space = make_env("MiniGrid-DoorKey-5x5-v0").observation_space["image"]
+    assert Images(space.shape).size == (7, 7)
 
 
 def test_three_step_side_by_side():

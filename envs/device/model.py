@@ -20,11 +20,13 @@ from rlkit.envs import model_dynamics as dynamics
 from rlkit.envs.device.views import device_view
 from rlkit.envs.model_env import check_model, starts_of
 from rlkit.envs.model_views import View
+from rlkit.experience.placing import require_there
 from rlkit.mdp.model import MDP
 
 Ints = NDArray[np.int64]
 
 BITS = 53  # of a uniform number
+ENTRY_BYTES = 16  # of P: where it ends, and where it leads
 NO_SUCH = 1  # rows beyond the model's: the one of actions that a state does not have
 
 
@@ -46,6 +48,14 @@ class Model:
 
     def __init__(self, mdp: MDP, view: View, device: torch.device) -> None:
         check_model(mdp, None)
+        entries = mdp.P.nnz + mdp.n_pairs
+        require_there(
+            ENTRY_BYTES * entries,
+            device,
+            f"the model has {entries:,} transitions",
+            "its tables on the device",
+            lambda free: f"{int(free // ENTRY_BYTES):,}",
+        )
         self._view = device_view(view, device)
         ends, codes, self._bits = _entries(mdp)
         self._ends, self._codes = _on(device, ends), _on(device, codes)

@@ -16,10 +16,15 @@ from rlkit.envs.observations import obs_port
 from rlkit.envs.spaces import ActionPort, Scaling
 from rlkit.envs.vector import Autoreset, distinct_seeds
 from rlkit.errors import UsageError
+from rlkit.experience.placing import require_there
 from rlkit.experience.step import Step
 from rlkit.packing import space_array
 
 Spaces: TypeAlias = tuple[spaces.Space[Any], spaces.Space[Any]]
+
+# Bytes that a step of one environment takes beside its states and observations, about: its reward,
+# flags, and what its arithmetic keeps in between.
+STEP_BYTES = 240
 
 
 class DeviceEnvs:
@@ -37,6 +42,9 @@ class DeviceEnvs:
             of it: `CUDAGraph.register_generator_state`.
         episodes: the step as a pure function; `state` (S, N) and `age` (N,) are what it is of.
         obs: the current observations, (N, *obs), always in the same memory.
+        bytes_each: of memory that one environment takes at the most, about.
+
+    Raises UsageError where the device has no room for so many.
 
     Args:
         rules: of the environment.
@@ -70,6 +78,22 @@ class DeviceEnvs:
         self.draws = False
         self.generator = None if device.type == "meta" else torch.Generator(device)
         self.episodes = Episodes(rules, facts.max_episode_steps, device)
+        one = rules.start(torch.zeros((rules.draws, 1), dtype=torch.float64, device=device))
+        mask = rules.mask(one)
+        self.bytes_each = (
+            3 * one.nbytes  # before a step, after it, and those that begin anew
+            + 3 * space_array(self.obs_space, (1,)).nbytes  # seen before, seen now, given out
+            + 3 * (0 if mask is None else mask.nbytes)
+            + 8 * (rules.draws + 1)
+            + STEP_BYTES
+        )
+        require_there(
+            n * self.bytes_each,
+            device,
+            f"envs (--envs) is {n:,}",
+            "the environments",
+            lambda free: f"{int(free // self.bytes_each):,}",
+        )
         self._seed = seed
         self._began = False
         self._actions = _ActionPort(self.action_port, n, device)
@@ -77,8 +101,9 @@ class DeviceEnvs:
         self.state = torch.zeros_like(rules.start(self._u), memory_format=torch.contiguous_format)
         self.age = torch.zeros(n, dtype=torch.int64, device=device)
         self.obs = torch.from_numpy(space_array(self.obs_space, (n,))).to(device)
-        mask = rules.mask(self.state)
-        self.mask = None if mask is None else torch.ones_like(mask)
+        self.mask: Tensor | None = None
+        if mask is not None:
+            self.mask = torch.ones((n, mask.shape[1]), dtype=torch.bool, device=device)
 
     def reset(self, seed: int | None = None) -> Tensor:
         """Begin an episode in every environment; the first observations, (N, *obs).

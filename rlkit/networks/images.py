@@ -33,8 +33,9 @@ def image_layout(shape: Sequence[int]) -> str:
     """The layout of images (2 or 3 axes), or of clips of them (4), by their shape.
 
     Two axes are an image of one channel. Of three the channels are the last, as Gymnasium's
-    environments have them, where there are at most 4 of those or no more than there are along the
-    first axis; else the first. Clips have time before that. Raises UsageError for other shapes.
+    environments have them, where there are at most 4 of those. More are those beside a square, or,
+    without one, the last if they are no more than there are along the first axis, else the first.
+    Clips have time before that. Raises UsageError for other shapes.
     """
     if len(shape) not in (2, 3, 4):
         raise UsageError(
@@ -43,7 +44,9 @@ def image_layout(shape: Sequence[int]) -> str:
         )
     if len(shape) == 2:
         return "HW"
-    is_last = shape[-1] <= FEW_CHANNELS or shape[-1] <= shape[-3]
+    first, middle, last = shape[-3:]
+    is_beside_square = (first == middle) != (middle == last)
+    is_last = last <= FEW_CHANNELS or (first == middle if is_beside_square else last <= first)
     return ("T" if len(shape) == 4 else "") + ("HWC" if is_last else "CHW")
 
 
