@@ -71,6 +71,11 @@ class A2CRecipe(Recipe):
         "activation",
         choices=("elu", "gelu", "glu", "leaky-relu", "mish", "relu", "sigmoid", "silu", "tanh"),
     )
+    init: str = option(
+        "orthogonal",
+        "how the weights of convolutions and hidden layers start",
+        choices=("kaiming", "orthogonal", "xavier"),
+    )
 
 
 RECIPES = {
@@ -112,7 +117,8 @@ class A2C(Agent):
         super().__init__(setting)
         self.recipe = recipe
         self.ac = ActorCritic(setting, recipe, self.generator, self.place)
-        self.memory, self.parts = self.ac.memory, self.ac.parts
+        self.memory, self.parts, self.noise = self.ac.memory, self.ac.parts, self.ac.noise
+        self.gradient_steps = 1
         self._learn_there = self.place.graphed(self._learn_columns)
 
     def initial_carry(self, n: int) -> Carry:
@@ -127,15 +133,24 @@ class A2C(Agent):
         return self.ac.estimates(obs, mask)
 
     def update(self, batch: RolloutBatch) -> dict[str, Metric]:
+        self.prepare()
+        return self.told(self.learn(batch))
+
+    def prepare(self) -> None:
         recipe, progress = self.recipe, self.clock.progress
-        lr = recipe.learning_rate(progress)
-        self._rates = self.place.scalars(lr, recipe.entropy_cost(progress))
+        rates = recipe.learning_rate(progress), recipe.entropy_cost(progress)
+        self._rates = self.place.scalars(*rates)
+
+    def learn(self, batch: RolloutBatch) -> dict[str, Metric]:
         if self.place.ahead and batch.final_at is None:
-            metrics = self._learn_there(*batch.columns())
-        else:
-            metrics = self._learn(batch)
+            metrics: dict[str, Metric] = self._learn_there(*batch.columns())
+            return metrics
+        return self._learn(batch)
+
+    def told(self, found: dict[str, Metric]) -> dict[str, Metric]:
+        lr = self.recipe.learning_rate(self.clock.progress)
         self.ac.flat.look(lr)
-        return self.place.kept(metrics) | {"learning_rate": lr}
+        return self.place.kept(found) | {"learning_rate": lr}
 
     def _learn_columns(self, *columns: Any) -> dict[str, Metric]:
         return self._learn(RolloutBatch(*columns))

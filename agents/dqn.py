@@ -99,6 +99,11 @@ class DQNRecipe(Recipe):
         "activation",
         choices=("elu", "gelu", "glu", "leaky-relu", "mish", "relu", "sigmoid", "silu", "tanh"),
     )
+    init: str = option(
+        "orthogonal",
+        "how the weights of convolutions and hidden layers start",
+        choices=("kaiming", "orthogonal", "xavier"),
+    )
 
 
 RECIPES = {
@@ -269,8 +274,9 @@ class DQN(Agent):
                 n_actions,
                 head_gain=1.0,
                 atoms=self.values.atoms,
-                head=Head(recipe.dueling, recipe.noisy, recipe.head_hidden),
+                head=Head(recipe.dueling, recipe.noisy, recipe.head_hidden, recipe.init),
                 encoder=recipe.encoder,
+                init=recipe.init,
             ).to(setting.device)
 
         self.online, self.target = network(), network()

@@ -11,9 +11,9 @@ generalised advantage estimates (Schulman et al. 2016).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,9 +26,11 @@ from rlkit.carry import Carry, rows
 from rlkit.experience.minibatches import Mean, minibatch_indices, minibatches, parts_of
 from rlkit.experience.rollout import RolloutBatch
 from rlkit.networks.distributions import masked
-from rlkit.peers import joint_mean, joint_moments, mean_count
+from rlkit.peers import jointly, mean_count
 from rlkit.recipe import Recipe, Result, Tuned, option
 from rlkit.schedule import Schedule
+
+M = TypeVar("M")  # a minibatch, or what names one
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class PPORecipe(Recipe):
         "activation",
         choices=("elu", "gelu", "glu", "leaky-relu", "mish", "relu", "sigmoid", "silu", "tanh"),
     )
+    init: str = option(
+        "orthogonal",
+        "how the weights of convolutions and hidden layers start",
+        choices=("kaiming", "orthogonal", "xavier"),
+    )
 
 
 RECIPES = {
@@ -129,6 +136,17 @@ RECIPES = {
             hidden=(64,),
         ),
         Result(mean_return=497.8, worst_return=491.8, seeds=5, episodes=100, seconds=17.6),
+    ),
+    "ALE/Pong-v5": Tuned(
+        # RL Zoo, after Schulman et al. 2017, table 5
+        PPORecipe(
+            steps=10_000_000,
+            learning_rate=Schedule(2.5e-4, 0),
+            clip=Schedule(0.1, 0),
+            entropy_cost=Schedule(0.01),
+            hidden=(512,),
+            activation="relu",
+        ),
     ),
     "rlkit/Catch-v0": Tuned(
         PPORecipe(
@@ -218,6 +236,7 @@ class Steps(NamedTuple):
     reset: Array | None = None  # (T, B) bool
     valid: Array | None = None  # (T, B) bool
     live: Array | None = None  # as A: 1 where a step counts, where dead ones stand among them
+    moments: tuple[Array, Array] | None = None  # mean and variance of all ranks' A; None: of A
 
 
 class Found(NamedTuple):
@@ -245,7 +264,12 @@ class PPO(Agent):
         super().__init__(setting)
         self.recipe = recipe
         self.ac = ActorCritic(setting, recipe, self.generator, self.place)
-        self.memory, self.parts = self.ac.memory, self.ac.parts
+        self.memory, self.parts, self.noise = self.ac.memory, self.ac.parts, self.ac.noise
+        envs, steps = setting.n_envs, setting.n_envs * recipe.n_steps
+        # Of a rollout on a device: what minibatches are drawn from, and how many those are.
+        self._rows = envs if self.ac.nets.has_core else steps
+        self._parts = min(self._rows, parts_of(steps, recipe.minibatch_size))
+        self.gradient_steps = recipe.epochs * self._parts
         self._columns_there = self.place.graphed(self._columns)
         self._descend_there = self.place.graphed(self._descend_on)
 
@@ -261,18 +285,31 @@ class PPO(Agent):
         return self.ac.estimates(obs, mask)
 
     def update(self, batch: RolloutBatch) -> dict[str, Metric]:
-        recipe, ac, progress = self.recipe, self.ac, self.clock.progress
-        lr = recipe.learning_rate(progress)
-        self._rates = ac.place.scalars(lr, recipe.clip(progress), recipe.entropy_cost(progress))
+        self.prepare()
+        return self.told(self.learn(batch))
+
+    def prepare(self) -> None:
+        recipe, place, progress = self.recipe, self.place, self.clock.progress
+        rates = recipe.learning_rate, recipe.clip, recipe.entropy_cost
+        self._rates = place.scalars(*(rate(progress) for rate in rates))
+        if place.ahead:
+            place.random.reseed()
+
+    def learn(self, batch: RolloutBatch) -> dict[str, Metric]:
         found, grad_norm = None, None
-        for found in self._learned_there(batch) if ac.place.ahead else self._learned(batch):
+        for found in self._learned_there(batch) if self.place.ahead else self._learned(batch):
             grad_norm = grad_norm if found.grad_norm is None else found.grad_norm
-        if found is None:  # dead steps alone
+        if found is None or grad_norm is None:  # dead steps alone
             return {}
-        ac.normalizer.include(batch.obs[:-1], batch.valid)
-        ac.flat.look(lr)
-        metrics = self.metrics(found) | {"grad_norm": grad_norm}
-        return ac.place.kept(metrics) | {"learning_rate": lr}
+        self.ac.normalizer.include(batch.obs[:-1], batch.valid)
+        return self.metrics(found) | {"grad_norm": grad_norm}
+
+    def told(self, found: dict[str, Metric]) -> dict[str, Metric]:
+        if not found:
+            return {}
+        lr = self.recipe.learning_rate(self.clock.progress)
+        self.ac.flat.look(lr)
+        return self.place.kept(found) | {"learning_rate": lr}
 
     def _learned(self, batch: RolloutBatch) -> Iterator[Found]:
         """What the rollout's minibatches came to, until the policy has changed enough."""
@@ -287,12 +324,17 @@ class PPO(Agent):
         if ac.flat.health is not None:
             ac.flat.health.resume()
         prepare = self._columns if batch.final_at is not None else self._columns_there
-        learn = self._descend_there.bind(*prepare(*batch.columns()))
-        T, N = batch.reward.shape
-        parts = parts_of(T * N, recipe.minibatch_size)
-        rows = N if ac.nets.has_core else T * N
-        for index in minibatch_indices(rows, min(parts, rows), recipe.epochs, ac.place.random):
-            yield learn(index)
+        columns = prepare(*batch.columns())
+        learn = self._descend_there.bind(*columns)
+        rows, parts = self._rows, self._parts
+        indices = minibatch_indices(rows, parts, recipe.epochs, ac.place.random)
+
+        def weighed(index: Array) -> tuple[Array, Array]:
+            _, _, _, _, A, *_, valid = columns
+            return self._picked(A, index), self._picked(as_float(valid), index)
+
+        for index, moments in self._with_moments(indices, parts, weighed):
+            yield learn(index, moments)
 
     def _descend(self, steps: Steps, may_stop: bool) -> Found:
         """A step on a minibatch; none where `may_stop` and the policy has changed enough."""
@@ -301,15 +343,14 @@ class PPO(Agent):
             head, v, pull = ac.nets.evaluate(steps.obs, steps.carry, steps.reset, valid=steps.valid)
         ac.flat.grad.zero_()  # to which the policy's own parameters add at once
         g_head, g_v, found = self.gradients(head, v, steps, clip, beta)
-        count = found.mean.count
+        pull(g_head, g_v)
+        found = found._replace(kl=ac.flat.average(found.mean.count, found.kl))
         if recipe.target_kl:  # by which all ranks stop, or none
-            found = found._replace(kl=joint_mean(found.kl, count, ac.peers))
             if ac.flat.health is not None:
                 ac.flat.health.pause(found.kl > recipe.target_kl)
             elif may_stop and found.kl > recipe.target_kl:
                 return found
-        pull(g_head, g_v)
-        grad_norm = ac.flat.clip_grad(recipe.max_grad_norm, count)
+        grad_norm = ac.flat.clip_grad(recipe.max_grad_norm, None)
         ac.optimizer.step(lr)
         return found._replace(grad_norm=grad_norm)
 
@@ -324,10 +365,7 @@ class PPO(Agent):
         recipe, ac, (A, G, v_old) = self.recipe, self.ac, (steps.A, steps.G, steps.v_old)
         xp, mean = namespace(A), Mean(A, steps.live)
         if recipe.normalize_advantage:
-            centre = mean(A)
-            centred = A - centre
-            var = mean(centred * centred)
-            centre, var = joint_moments(centre, var, mean.count, ac.peers)
+            centre, var = steps.moments or mean.moments(A)
             A = (A - centre) / (var**0.5 + 1e-8)
         # (B,) each
         log_pi, H, pull_policy = ac.policy.vjp(masked(head, steps.mask), steps.action)
@@ -373,42 +411,78 @@ class PPO(Agent):
         return *columns, batch.carry, reset, batch.valid
 
     def _descend_on(self, *columns: Any) -> Found:
-        """A step on the rows of `_columns`, with a memory the environments, that come last."""
-        *of_steps, carry, reset, valid, index = columns
-        live, has_core = as_float(valid), self.ac.nets.has_core
+        """A step on the rows of `_columns`, with a memory the environments, of an index.
 
-        def picked(column: Array | None) -> Array | None:
-            if column is None:
-                return None
-            dim = 1 if has_core else 0
-            return (column if has_core else column.flatten(0, 1)).index_select(dim, index)
-
-        part = [*map(picked, of_steps), rows(carry, index), picked(reset), None, picked(live)]
+        It comes last but for the moments of the rows' advantages, if they are all ranks'.
+        """
+        *of_steps, carry, reset, valid, index, moments = columns
+        columns = (*of_steps, reset, as_float(valid))
+        *part, reset, live = (self._picked(column, index) for column in columns)
+        part += rows(carry, index), reset, None, live, moments
         return self._descend(Steps(*part), True)
+
+    def _picked(self, column: Array | None, index: Array) -> Array | None:
+        """A column (T, N, ...) at some of its T·N steps or, with a memory, of its environments."""
+        if column is None:
+            return None
+        if self.ac.nets.has_core:
+            return column.index_select(1, index)
+        return column.flatten(0, 1).index_select(0, index)
+
+    def _with_moments(
+        self,
+        minibatches: Iterable[M],
+        parts: int,
+        weighed: Callable[[M], tuple[Array, Array | None]],
+    ) -> Iterator[tuple[M, tuple[Array, Array] | None]]:
+        """Minibatches, `parts` an epoch, each with `Steps.moments`.
+
+        Args: `weighed`: of a minibatch, its advantages and which of them are live.
+        """
+
+        def moments(minibatch: M) -> tuple[Array, Array, Array]:
+            A, live = weighed(minibatch)
+            mean = Mean(A, live)
+            return *mean.moments(A), mean.count
+
+        if self.ac.peers is None or not self.recipe.normalize_advantage:
+            return ((minibatch, None) for minibatch in minibatches)
+        return jointly(minibatches, parts, moments, self.ac.peers)
 
     def _minibatches(self, batch: RolloutBatch) -> Iterator[Steps]:
         """The epochs' minibatches of the rollout: of steps, or with a memory of environments.
 
         Of dead steps alone none. All ranks make as many minibatches.
         """
-        recipe, ac = self.recipe, self.ac
+        ac = self.ac
         count = mean_count(batch.valid.sum(), ac.peers)  # of valid steps, a rank's
         if not count:
             return
-        obs, *columns, carry, reset, _ = self._columns(*batch.columns())
-        if not ac.nets.has_core:
-            rollout = [None if c is None else c[batch.valid] for c in (obs, *columns)]  # (K, ...)
-            parts = parts_of(count, recipe.minibatch_size)
-            for part in minibatches(rollout, parts, recipe.epochs, self.generator):
-                yield Steps(*part)
-            return
-        assert reset is not None
-        size = max(1, recipe.minibatch_size // recipe.n_steps)  # environments
-        everyone = like(batch.reward, torch.arange(batch.reward.shape[1]))
-        parts = parts_of(len(everyone), size)
-        for (envs,) in minibatches([everyone], parts, recipe.epochs, self.generator):
-            valid = batch.valid[:, envs]
-            if ac.peers is not None or valid.any():
-                part = tuple(None if c is None else c[:, envs][valid] for c in columns)
-                part += rows(carry, envs), reset[:, envs], valid
-                yield Steps(obs[:, envs], *part)
+        columns = self._columns(*batch.columns())
+        has_core = ac.nets.has_core
+        parts, made = self._of_envs(columns) if has_core else self._of_steps(columns, count)
+        for steps, moments in self._with_moments(made, parts, lambda steps: (steps.A, None)):
+            if ac.peers is not None or len(steps.A):
+                yield steps._replace(moments=moments)
+
+    def _of_steps(self, columns: tuple[Any, ...], count: float) -> tuple[int, Iterator[Steps]]:
+        """How many minibatches an epoch has, and those of all epochs, of `_columns`."""
+        *of_steps, _, _, valid = columns
+        rollout = [None if column is None else column[valid] for column in of_steps]  # (K, ...)
+        parts, epochs = parts_of(count, self.recipe.minibatch_size), self.recipe.epochs
+        return parts, (Steps(*part) for part in minibatches(rollout, parts, epochs, self.generator))
+
+    def _of_envs(self, columns: tuple[Any, ...]) -> tuple[int, Iterator[Steps]]:
+        """The same of environments, for a memory."""
+        recipe, (obs, *of_steps, carry, reset, valid) = self.recipe, columns
+        everyone = like(valid, torch.arange(valid.shape[1]))
+        parts = parts_of(len(everyone), max(1, recipe.minibatch_size // recipe.n_steps))
+
+        def steps(envs: Array) -> Steps:
+            live = valid[:, envs]
+            part = [None if column is None else column[:, envs][live] for column in of_steps]
+            part += rows(carry, envs), reset[:, envs], live
+            return Steps(obs[:, envs], *part)
+
+        drawn = minibatches([everyone], parts, recipe.epochs, self.generator)
+        return parts, (steps(envs) for (envs,) in drawn)

@@ -70,6 +70,11 @@ class PQNRecipe(Recipe):
         "activation",
         choices=("elu", "gelu", "glu", "leaky-relu", "mish", "relu", "sigmoid", "silu", "tanh"),
     )
+    init: str = option(
+        "orthogonal",
+        "how the weights of convolutions and hidden layers start",
+        choices=("kaiming", "orthogonal", "xavier"),
+    )
     norm: str = option("layer", "normalisation of the hidden layers", choices=("none", "layer"))
 
 
@@ -98,6 +103,7 @@ class PQN(Agent):
     recipe_type = PQNRecipe
     recipes = RECIPES
     is_compiled = True
+    memory: Rollout
 
     def __init__(self, setting: Setting, recipe: PQNRecipe) -> None:
         super().__init__(setting)
@@ -114,6 +120,7 @@ class PQN(Agent):
             head_gain=1.0,
             norm=recipe.norm,
             encoder=recipe.encoder,
+            init=recipe.init,
         )
         self.to(setting.device)
         self.flat = FlatParameters(self, self.place.health, peers)
@@ -128,6 +135,11 @@ class PQN(Agent):
             self.place.ahead,
         )
         self.explore = EpsilonGreedy(n_actions, setting.n_envs, self.generator)
+        self.noise = self.explore.noise
+        self._count = setting.n_envs * recipe.n_steps  # of the steps that are learned from at once
+        self._parts = parts_of(self._count, recipe.minibatch_size)
+        self.gradient_steps = recipe.epochs * self._parts
+        self._epsilons: list[Array] = []  # of the steps that a device takes without the host
         self._columns_there = self.place.graphed(self._columns)
         self._descend_there = self.place.graphed(self._descend_on)
         self.parts = {
@@ -144,7 +156,10 @@ class PQN(Agent):
             q = self.q.infer(self.normalizer.forward(self.place.moved(obs)))  # (N, A)
         mask = self.place.moved(mask)
         if explore:
-            epsilon = self.recipe.exploration(self.clock.progress)
+            if self.clock.ahead:
+                epsilon = self._epsilons[self.memory.t]
+            else:
+                epsilon = self.recipe.exploration(self.clock.progress)
             return like(obs, self.explore(q, epsilon, mask)), carry
         return like(obs, greedy(q, mask)), carry
 
@@ -154,26 +169,41 @@ class PQN(Agent):
             q = q * self.reward_scaler.scale
         return q_estimates(q, self.recipe.exploration(self.clock.progress), mask)
 
-    @torch.no_grad()
     def update(self, batch: RolloutBatch) -> dict[str, Metric]:
-        recipe, place, progress = self.recipe, self.place, self.clock.progress
-        lr = recipe.learning_rate(progress)
-        self._rates = place.scalars(lr)
+        self.prepare()
+        return self.told(self.learn(batch))
+
+    def prepare(self) -> None:
+        recipe, place = self.recipe, self.place
+        lr = recipe.learning_rate(self.clock.progress)
+        epsilons = map(recipe.exploration, self.clock.ahead)
+        rate, *self._epsilons = place.scalars(lr, *epsilons)
+        self._rates = (rate,)
+        if place.ahead:
+            place.random.reseed()
+
+    @torch.no_grad()
+    def learn(self, batch: RolloutBatch) -> dict[str, Metric]:
         found = None
-        for found in self._learned_there(batch) if place.ahead else self._learned(batch):
+        for found in self._learned_there(batch) if self.place.ahead else self._learned(batch):
             mean, g, loss, q_all, grad_norm = found
         if found is None:  # dead steps alone
             return {}
         self.normalizer.include(batch.obs[:-1], batch.valid)
-        self.flat.look(lr)
-        metrics = {  # of the rollout's last minibatch
+        return {  # of the rollout's last minibatch
             "td_error": mean(abs(g)),
             "value_loss": mean(loss),
             "q_mean": mean(q_all.mean(-1)),
             "grad_norm": grad_norm,
         }
-        exploration = {"exploration_rate": recipe.exploration(progress)}
-        return place.kept(metrics) | {"learning_rate": lr} | exploration
+
+    def told(self, found: dict[str, Metric]) -> dict[str, Metric]:
+        if not found:
+            return {}
+        recipe, progress = self.recipe, self.clock.progress
+        lr, epsilon = recipe.learning_rate(progress), recipe.exploration(progress)
+        self.flat.look(lr)
+        return self.place.kept(found) | {"learning_rate": lr, "exploration_rate": epsilon}
 
     def _learned(self, batch: RolloutBatch) -> Iterator[Found]:
         """What each minibatch of the valid steps came to."""
@@ -190,9 +220,8 @@ class PQN(Agent):
         """The same on a device, of all steps, the dead ones with weight 0."""
         prepare = self._columns if batch.final_at is not None else self._columns_there
         learn = self._descend_there.bind(*prepare(*batch.columns()))
-        count = batch.reward.numel()
-        parts, epochs = parts_of(count, self.recipe.minibatch_size), self.recipe.epochs
-        for index in minibatch_indices(count, parts, epochs, self.place.random):
+        epochs, random = self.recipe.epochs, self.place.random
+        for index in minibatch_indices(self._count, self._parts, epochs, random):
             yield learn(index)
 
     def _columns(self, *columns: Any) -> tuple[Array, ...]:

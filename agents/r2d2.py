@@ -14,6 +14,7 @@ Sequences are drawn by their priority η·max_t |δ_t| + (1 − η)·mean_t |δ_
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium import spaces
@@ -104,6 +105,11 @@ class R2D2Recipe(Recipe):
         "activation",
         choices=("elu", "gelu", "glu", "leaky-relu", "mish", "relu", "sigmoid", "silu", "tanh"),
     )
+    init: str = option(
+        "orthogonal",
+        "how the weights of convolutions and hidden layers start",
+        choices=("kaiming", "orthogonal", "xavier"),
+    )
 
 
 RECIPES = {
@@ -125,6 +131,15 @@ RECIPES = {
 }
 
 
+class Found(NamedTuple):
+    """What a minibatch came to."""
+
+    loss: Tensor
+    q_mean: Tensor
+    grad_norm: Metric
+    priority: Tensor  # (B,)
+
+
 class R2D2(Agent):
     """One recurrent Q-network, its target copy, and a memory of sequences."""
 
@@ -140,14 +155,14 @@ class R2D2(Agent):
         n_actions = int(setting.action_space.n)
         self.normalizer = obs_normalizer(setting.obs_space, recipe.normalize_obs, setting.peers)
         self.normalizer.to(setting.device)
-        head = Head(dueling=recipe.dueling, hidden=recipe.head_hidden)
+        head = Head(dueling=recipe.dueling, hidden=recipe.head_hidden, init=recipe.init)
 
         def network() -> RecurrentQ:
             net = RecurrentQ(self.normalizer.space, n_actions, recipe, head)
             return net.to(setting.device)
 
         self.online, self.target = network(), network()
-        self.flat = FlatParameters(self.online, peers=setting.peers)
+        self.flat = FlatParameters(self.online, self.place.health, setting.peers)
         self.follower = TargetParameters(
             self.flat, FlatParameters(self.target), recipe.target_interval, recipe.target_rate
         )
@@ -172,6 +187,7 @@ class R2D2(Agent):
             setting.frame_stack,
         )
         self.explore = EpsilonGreedy(n_actions, setting.n_envs, self.generator)
+        self._descend_there = self.place.graphed(self._descend)
         # of each environment's ε: some explore much, others little (Horgan et al. 2018, §4.1)
         spread = torch.linspace(0, recipe.exploration_spread, setting.n_envs, device=setting.device)
         self.exponents = 1 + spread  # (N,)
@@ -199,10 +215,29 @@ class R2D2(Agent):
         epsilon = self.recipe.exploration(progress) ** like(q, self.exponents)  # (N,)
         return self.explore(q, epsilon, mask), carry
 
-    @torch.no_grad()
     def update(self, batch: SequenceBatch) -> dict[str, Metric]:
+        place, progress = self.place, self.clock.progress
+        lr = self.recipe.learning_rate(progress)
+        self._rates = place.scalars(lr)
+        found = self._descend_there(*batch.columns())
+        self.follower.follow()
+        seen = batch.obs[:-1]
+        if place.ahead:  # to select them asks the device how many they are
+            self.normalizer.include(seen, batch.valid)
+        else:
+            self.normalizer.include(seen[batch.valid])
+        self.flat.look(lr)
+        assert batch.cell is not None
+        self.memory.update_priorities(batch.cell, found.priority)
+        metrics = {"loss": found.loss, "q_mean": found.q_mean, "grad_norm": found.grad_norm}
+        told = {"learning_rate": lr, "exploration_rate": self.recipe.exploration(progress)}
+        return place.kept(metrics) | told
+
+    @torch.no_grad()
+    def _descend(self, *columns: Any) -> Found:
+        """A step on a minibatch."""
         recipe, burn_in, U = self.recipe, self.recipe.burn_in, self.recipe.unroll
-        lr = recipe.learning_rate(self.clock.progress)
+        batch = SequenceBatch(*columns)
         obs, carry = self.normalizer.forward(batch.obs), batch.carry
         if burn_in:
             before = obs[:burn_in], carry, batch.reset[:burn_in]
@@ -226,19 +261,11 @@ class R2D2(Agent):
         self.flat.grad.zero_()
         torch.autograd.backward(learned, put(weight * delta, action, learned))
         grad_norm = self.flat.clip_grad(recipe.max_grad_norm, valid.sum())
-        self.optimizer.step(lr)
-        self.follower.follow()
-        self.normalizer.include(batch.obs[:-1][batch.valid])
+        self.optimizer.step(*self._rates)
         error = delta.abs() * valid
         mean = error.sum(0) / valid.sum(0).clip(1)
-        self.memory.update_priorities(batch.cell, ETA * error.amax(0) + (1 - ETA) * mean)
-        return {
-            "loss": (weight * loss).sum(),
-            "q_mean": q.mean(),
-            "grad_norm": grad_norm,
-            "learning_rate": lr,
-            "exploration_rate": recipe.exploration(self.clock.progress),
-        }
+        priority = ETA * error.amax(0) + (1 - ETA) * mean
+        return Found((weight * loss).sum(), q.mean(), grad_norm, priority)
 
     def _targets(self, batch: SequenceBatch, v: Tensor) -> Tensor:
         """y (U, B), from the values (U + n, B) of the observations after the burn-in."""

@@ -79,6 +79,11 @@ class SACRecipe(Recipe):
         "activation",
         choices=("elu", "gelu", "glu", "leaky-relu", "mish", "relu", "sigmoid", "silu", "tanh"),
     )
+    init: str = option(
+        "orthogonal",
+        "how the weights of convolutions and hidden layers start",
+        choices=("kaiming", "orthogonal", "xavier"),
+    )
 
 
 RECIPES = {
@@ -129,12 +134,17 @@ class Descent:
         self.optimizer = optimizer_for(recipe.optimizer, self.flat, recipe.optimizer_eps)
         self._max_norm = max_norm or math.inf
 
-    def step(self, loss: Tensor, lr: Rate) -> None:
-        """Raises RunError, before a weight changes, where the gradient is not finite."""
+    def step(self, loss: Tensor, lr: Rate, beside: Array | float = 0.0) -> Array | float:
+        """Returns the mean over all ranks' rows of what has the mean `beside` over this one's.
+
+        Raises RunError, before a weight changes, where the gradient is not finite.
+        """
         self.flat.grad.zero_()
         loss.backward(inputs=self.flat.parameters)  # type: ignore[no-untyped-call]
-        self.flat.clip_grad(self._max_norm)
+        joint = self.flat.average(1.0, beside)
+        self.flat.clip_grad(self._max_norm, None)
         self.optimizer.step(lr)
+        return joint
 
 
 class Found(NamedTuple):
@@ -169,17 +179,21 @@ class SAC(Agent):
         self.action_shape = space.shape
         self.n = math.prod(space.shape)
         nets = setting.obs_space, recipe.hidden, recipe.activation
+        encoder, init = recipe.encoder, recipe.init
         # A small head starts every policy at μ ≈ 0, σ ≈ 1.
-        self.actor = Network(*nets, 2 * self.n, head_gain=0.01, encoder=recipe.encoder)
-        critics = [TwinQ(setting.obs_space, self.n, *nets[1:], recipe.encoder) for _ in range(2)]
-        self.critic, self.target = critics
+        self.actor = Network(*nets, 2 * self.n, head_gain=0.01, encoder=encoder, init=init)
+        twins = setting.obs_space, self.n, *nets[1:], encoder, init
+        self.critic, self.target = TwinQ(*twins), TwinQ(*twins)
         self.target.load_state_dict(self.critic.state_dict())
         self.temperature = Temperature(recipe.temperature)
         self.to(setting.device)
         max_norm, shared = recipe.max_grad_norm, (self.place.health, setting.peers)
         self.actor_descent = Descent(self.actor, recipe, max_norm, *shared)
         self.critic_descent = Descent(self.critic, recipe, max_norm, *shared)
-        self.temperature_descent = Descent(self.temperature, recipe, math.inf, *shared)
+        # without peers: its gradient is of a mean that is all ranks' already
+        self.temperature_descent = Descent(
+            self.temperature, recipe, math.inf, self.place.health, None
+        )
         self.flat_target = FlatParameters(self.target)
         sampling = Sampling(
             start=recipe.learning_starts,
@@ -285,10 +299,10 @@ class SAC(Agent):
             a, log_pi = squashed(self.actor(obs).float(), eps)
             q_of_policy = self.critic(obs, a).float().amin(0)
         actor_loss = (alpha * log_pi - q_of_policy).mean()
-        self.actor_descent.step(actor_loss, lr)
+        H = self.actor_descent.step(actor_loss, lr, -log_pi.detach().mean())
 
         if self.recipe.learn_temperature:
-            excess = -log_pi.detach().mean() - self.recipe.target_entropy * self.n  # H − H̄
+            excess = H - self.recipe.target_entropy * self.n  # H − H̄
             self.temperature_descent.step(self.temperature() * excess, lr)
 
         # θ⁻ ← τ·θ + (1 − τ)·θ⁻

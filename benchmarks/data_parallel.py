@@ -3,9 +3,9 @@ exchange costs.
 
     python benchmarks/data_parallel.py [--agents a2c,ppo] [--ranks 1,2] [--rounds 3]
 
-All ranks are on this machine, each with the environments of CartPole's recipe; 1 rank is one
-process without any exchange. Of the rounds the best is told: whatever else the machine does makes
-ranks wait for one another.
+All ranks are on this machine, each with the environments of CartPole's recipe, SAC of Pendulum's;
+1 rank is one process without any exchange. Of the rounds the best is told: whatever else the
+machine does makes ranks wait for one another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tempfile
 import time
 from typing import Any
 
-STEPS = {"a2c": 60_000, "ppo": 12_000, "pqn": 60_000, "dqn": 8_000}
+STEPS = {"a2c": 60_000, "ppo": 12_000, "pqn": 60_000, "dqn": 8_000, "sac": 3_000}
 NUMBERS = 10_000  # in an exchange that is timed: as many as the weights of a small network
 
 
@@ -33,10 +33,10 @@ def rank(agent: str, folder: str) -> None:
 
     size = int(os.environ["WORLD_SIZE"])
     ranks = join() if size > 1 else None
-    steps = STEPS[agent]
+    steps, env = STEPS[agent], "Pendulum" if agent == "sac" else "CartPole"
     told: dict[str, Any] = {"run_dir": folder, "eval_episodes": 1, "eval_every": 10 * steps}
     told |= {"exact": False, "save_every": str(10 * steps)}
-    done = train(agent, "CartPole", {"steps": steps}, told, ranks=ranks)
+    done = train(agent, env, {"steps": steps}, told, ranks=ranks)
     found: dict[str, Any] = {"agent": agent, "ranks": size, "steps/s": done.steps / done.seconds}
     if ranks is not None:
         numbers, times = torch.zeros(NUMBERS), []

@@ -12,7 +12,7 @@ The one training loop (rlkit/training/trainer.py) knows nothing else of it::
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -81,9 +81,14 @@ class Memory(Stateful, Protocol):
 
 @dataclass(slots=True)
 class Clock:
-    """The share of the training that is done, in [0, 1]: the trainer sets it, schedules read it."""
+    """The share of the training that is done, in [0, 1]: the trainer sets it, schedules read it.
+
+    `ahead`: of each step of a rollout that a device takes without the host
+    (rlkit/training/iteration.py); empty where the host goes along.
+    """
 
     progress: float = 0.0
+    ahead: Sequence[float] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,9 +46,11 @@ class FlatParameters:
         self.health = health
         self.values = torch.cat([p.detach().flatten() for p in parameters])
         self.peers = peers
-        # One place more, for what the ranks exchange with it: how many rows it is the mean of.
-        self._exchanged = self.values.new_zeros(self.values.numel() + 1)
-        self.grad = self._exchanged[:-1]
+        self.grad = torch.zeros_like(self.values)
+        if peers is not None:
+            # Two places more: how many rows it is the mean of, and the mean of one thing more. Not
+            # one memory with `grad`: torch.compile takes no views of what it can't see.
+            self._exchanged = self.values.new_zeros(self.values.numel() + 2)
         sizes = [p.numel() for p in parameters]
         for p, value, grad in zip(
             parameters, torch.split(self.values, sizes), torch.split(self.grad, sizes), strict=True
@@ -56,14 +58,32 @@ class FlatParameters:
             p.data = value.view_as(p)
             p.grad = grad.view_as(p)
 
-    def clip_grad(self, max_norm: float, rows: Array | float = 1.0) -> Rate:
+    def average(self, rows: Array | float, beside: Array | float = 0.0) -> Array | float:
+        """With peers, make the gradient, the mean over so many rows, the mean over all ranks' rows.
+
+        `beside`: a mean () over the same rows; returned as that over all ranks', which takes no
+        exchange of its own.
+        """
+        if self.peers is None:
+            return beside
+        count, mean = (x if isinstance(x, Tensor) else float(x) for x in (rows, beside))
+        told = self._exchanged
+        torch.mul(self.grad, count, out=told[:-2])
+        told[-2] = count
+        told[-1] = mean * count
+        self.peers.add_up(told)
+        total = told[-2].clamp(min=1)
+        torch.div(told[:-2], total, out=self.grad)
+        return told[-1] / total
+
+    def clip_grad(self, max_norm: float, rows: Array | float | None = 1.0) -> Rate:
         """Scale the gradient to a Euclidean norm of at most `max_norm`; returns the norm before.
 
-        `rows`: of how many rows it is the mean; with peers it first becomes the mean over theirs.
-        Raises RunError where the norm is not finite: the weights have not been touched.
+        `rows`: see `average`, which goes before; None: that has been done. Raises RunError where
+        the norm is not finite: the weights have not been touched.
         """
-        if self.peers is not None:
-            self._average(self.peers, rows)
+        if rows is not None:
+            self.average(rows)
         if self.health is not None:
             norm_there: Tensor = torch.linalg.vector_norm(self.grad)
             self.health.watch(NORM, norm_there)
@@ -75,13 +95,6 @@ class FlatParameters:
         if norm > max_norm:
             self.grad.mul_(max_norm / (norm + 1e-6))
         return norm
-
-    def _average(self, peers: Peers, rows: Array | float) -> None:
-        count = rows if isinstance(rows, Tensor) else float(rows)
-        self.grad.mul_(count)
-        self._exchanged[-1] = count
-        peers.add_up(self._exchanged)
-        self.grad.div_(self._exchanged[-1].clamp(min=1))
 
     def require_finite(self, lr: float) -> None:
         """Raise RunError where a step of size `lr` has left weights that are not finite.

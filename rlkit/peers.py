@@ -7,13 +7,17 @@ these are, and how they talk, is `rlkit.distributed`'s; an agent that trains alo
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlkit.arrays import Array
+
+M = TypeVar("M")  # a minibatch, or what names one
 
 
 class Peers(Protocol):
@@ -34,20 +38,23 @@ def merged(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Count, mean and variance, float64, of all ranks' rows, from those of this rank's.
 
-    Chan, Golub & LeVeque 1979. Args: mean and var of one shape, of any value where count is 0.
-    Where nobody has a row, the count is 0, and so are mean and variance.
+    Chan, Golub & LeVeque 1979. Args: mean and var of one shape, of any value where count is 0;
+    count of rows, or of that shape where each mean has rows of its own. Where nobody has a row, the
+    count is 0, and so are mean and variance.
     """
-    shape, n = mean.shape, mean.numel()
-    own = torch.zeros(2 * n + 1, dtype=torch.float64, device=mean.device)
-    own[0] = count if isinstance(count, Tensor) else float(count)
-    own[1:] = torch.where(own[0] > 0, torch.cat([mean.flatten(), var.flatten()]).double(), 0.0)
-    table = peers.gathered(own)  # (size, 2n + 1)
-    counts, means, variances = table[:, :1], table[:, 1 : n + 1], table[:, n + 1 :]
-    total = counts.sum()
+    n, each = mean.numel(), isinstance(count, Tensor) and count.ndim > 0
+    k = n if each else 1
+    own = torch.zeros(k + 2 * n, dtype=torch.float64, device=mean.device)
+    own[:k] = count.flatten() if isinstance(count, Tensor) else float(count)
+    told = torch.stack([mean.flatten(), var.flatten()]).double()  # (2, n)
+    own[k:] = torch.where(own[:k] > 0, told, 0.0).flatten()
+    table = peers.gathered(own)  # (size, k + 2n)
+    counts, means, variances = torch.split(table, [k, n, n], 1)
+    total = counts.sum(0)  # (k,)
     share = counts / total.clamp(min=1)
     centre = (share * means).sum(0)  # (n,)
     spread = (share * (variances + (means - centre) ** 2)).sum(0)
-    return total, centre.view(shape), spread.view(shape)
+    return total.view(mean.shape if each else ()), centre.view_as(mean), spread.view_as(mean)
 
 
 def joint_moments(
@@ -65,9 +72,26 @@ def joint_moments(
     return np.float32(joint_mean.item()), np.float32(joint_var.item())
 
 
-def joint_mean(mean: Array, count: Array | float, peers: Peers | None) -> Array:
-    """The mean over all ranks' rows of what has this mean over this rank's `count`."""
-    return mean if peers is None else joint_moments(mean, 0 * mean, count, peers)[0]
+def jointly(
+    minibatches: Iterable[M],
+    parts: int,
+    moments: Callable[[M], tuple[Array, Array, Array]],
+    peers: Peers,
+) -> Iterator[tuple[M, tuple[Array, Array]]]:
+    """The minibatches, each with a mean and a variance () over all ranks' rows of it.
+
+    The ranks exchange once for `parts` of them. Args: `moments`: of one, by this rank's rows: mean,
+    variance and count; numbers or tensors (), of which kind the results are.
+    """
+    left = iter(minibatches)
+    while some := [*islice(left, parts)]:
+        found = [moments(each) for each in some]
+        columns = zip(*found, strict=True)
+        mean, var, count = (torch.stack([*map(torch.as_tensor, x)]) for x in columns)  # (parts,)
+        joint: list[Array] = [x.to(mean.dtype) for x in merged(count, mean, var, peers)[1:]]
+        if not isinstance(found[0][0], Tensor):
+            joint = [x.numpy() for x in joint]
+        yield from zip(some, zip(*joint, strict=True), strict=True)
 
 
 def mean_count(count: Array | int, peers: Peers | None) -> float:

@@ -14,6 +14,7 @@ from rlkit.agents.ppo import PPO, PPORecipe
 from rlkit.agents.pqn import PQN, PQNRecipe
 from rlkit.agents.r2d2 import R2D2, R2D2Recipe
 from rlkit.agents.sac import SAC, SACRecipe
+from rlkit.device.engine import DEFAULT, Engine
 from rlkit.experience.replay import ReplayBatch
 from rlkit.experience.rollout import RolloutBatch
 from rlkit.experience.sequences import SequenceBatch
@@ -34,17 +35,19 @@ CASES = {
     "ppo": (PPO, PPORecipe, {**PARTS, **SCALED, "value_clip": 0.2}),
     "ppo kl": (PPO, PPORecipe, {**PARTS, "target_kl": 0.01, "learning_rate": Schedule(0.5)}),
     "ppo lstm": (PPO, PPORecipe, {**PARTS, "core": "lstm", "core_width": 8}),
+    "ppo ahead": (PPO, PPORecipe, {**PARTS, **SCALED, "target_kl": 0.1}),
     "pqn": (PQN, PQNRecipe, {**PARTS, **SCALED}),
     "dqn": (DQN, DQNRecipe, {**REPLAY, "normalize_obs": True, "target_interval": 2}),
     "dqn c51": (DQN, DQNRecipe, {**REPLAY, "values": "c51", "atoms": 5}),
     "sac": (SAC, SACRecipe, {**REPLAY, "max_grad_norm": 1.0}),
     "r2d2": (R2D2, R2D2Recipe, {**SMALL, "batch_size": 4, "core_width": 8, "burn_in": 1}),
 }
+AHEAD = ("ppo ahead",)  # as on a device, where dead steps are weighed with 0
 
 
 def envs_of(case, rank):
     """How many environments a rank has; with a memory, minibatches are of environments."""
-    return 3 if case == "ppo lstm" else 2 + rank
+    return 3 if case in ("ppo lstm", *AHEAD) else 2 + rank
 
 
 def agent_of(case, rank, size, peers=None):
@@ -56,7 +59,8 @@ def agent_of(case, rank, size, peers=None):
     actions = spaces.Box(-1, 1, (2,), np.float32) if kind is SAC else spaces.Discrete(3)
     seed = 100 + (0 if rank is None else rank)
     torch.manual_seed(5)
-    setting = Setting(OBS, actions, n_envs, torch.device("cpu"), seed, peers=peers)
+    engine = Engine(ahead=True) if case in AHEAD else DEFAULT
+    setting = Setting(OBS, actions, n_envs, torch.device("cpu"), seed, peers=peers, engine=engine)
     agent = kind(setting, recipe_type(envs=n_envs, **fields))
     if kind in (R2D2, DQN):
         agent.memory.update_priorities = lambda cell, error: None  # nothing is drawn from it
@@ -105,6 +109,9 @@ def _rollout(rng, n, case, empty):
     if "lstm" in case:
         batch.carry = tuple(torch.from_numpy(rng.normal(size=(n, 1, 8))).float() for _ in range(2))
         batch.reset = rng.random((T + 1, n)) < 0.2
+    if case in AHEAD:
+        columns = (x if x is None else torch.from_numpy(x) for x in batch.columns())
+        batch = RolloutBatch(*columns)
     return batch
 
 
@@ -137,9 +144,9 @@ def _sequences(rng):
         flags(0.8),
         flags(0.1, L + 1),
         tuple(torch.from_numpy(rng.normal(size=(B, 1, 8))).float() for _ in range(2)),
-        torch.arange(B),
         torch.from_numpy(rng.random(B)).float(),
         None,
+        torch.arange(B),
     )
 
 

@@ -83,15 +83,18 @@ def test_masks_by_hand():
     assert second == [[1, 0, 0], [0, 1, 1], [0, 1, 1]]
 
 
-def test_relative_attention_is_the_papers_sum():
+@pytest.mark.parametrize("T", [1, 2, 4, 6])
+def test_relative_attention_is_the_papers_sum(T):
     """Dai et al. 2019, §3.3: the four terms (a) to (d), for each query, key and head apart."""
-    ours = RelativeAttention(WIDTH, HEADS).double()
+    length = S - T
+    ours = RelativeAttention(WIDTH, HEADS, length=length).double()
     for p in (ours.u, ours.v):
         nn.init.normal_(p)
     x, memory = torch.randn(T, B, WIDTH).double(), torch.randn(S, B, WIDTH).double()
-    mask = (torch.rand(B, T, S) < 0.7) & causal_mask(T, S, torch.device("cpu"))
-    mask[..., 0] = True
-    y, n = ours(x, memory, mask), WIDTH // HEADS
+    mask = torch.rand(B, T, length + 1) < 0.7
+    mask[..., -1] = True
+    hidden = torch.zeros(mask.shape).double().masked_fill(~mask, -math.inf)
+    y, n = ours(x, memory, hidden), WIDTH // HEADS
     W_q, W_r, W_o = ours.query.weight, ours.position.weight, ours.output.weight
     W_k, W_v = ours.key_value.weight.chunk(2)
     for b in range(B):
@@ -99,10 +102,11 @@ def test_relative_attention_is_the_papers_sum():
             heads = []
             for h in range(HEADS):
                 rows = slice(h * n, (h + 1) * n)
-                u, v, seen = ours.u[h, 0], ours.v[h, 0], mask[b, i].nonzero().flatten().tolist()
+                u, v = ours.u[h, 0], ours.v[h, 0]
+                seen = [j for j in range(i, i + length + 1) if mask[b, i, j - i]]
                 scores = []
                 for j in seen:
-                    R = by_formula(S - T + i - j)
+                    R = by_formula(length + i - j)
                     q, k, r = W_q[rows] @ x[i, b], W_k[rows] @ memory[j, b], W_r[rows] @ R
                     scores.append((q @ k + q @ r + u @ k + v @ r) / math.sqrt(n))
                 p = torch.stack(scores).softmax(0)

@@ -125,10 +125,27 @@ def test_export_takes_the_carry_in_and_out(name, steps):
     core = made(name).eval()
     program = torch.export.export(core, segment(core, steps))
     names = {spec.target for spec in program.graph_signature.input_specs if spec.target}
-    assert names == set(core.state_dict())  # and no copies of the weights
+    constants = {name for name, _ in core.named_buffers()}
+    assert names == set(core.state_dict()) | constants  # and no copies of the weights
     for seed in (1, 2):
         args = segment(core, steps, 0.5, seed)
         assert_same(program.module()(*args), core(*args))
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+@pytest.mark.parametrize("name", CORES)
+def test_products_in_bfloat16_are_close(name, steps):
+    """To what float32 gives, and their gradients are of float32 weights."""
+    core = made(name)
+    x, carry, reset = segment(core, steps)
+    y, last = core(x, carry, reset)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, after = core(x, carry, reset)
+    assert 0 < (found.float() - y).abs().max() < 0.03
+    for s, e in zip(after, last, strict=True):
+        torch.testing.assert_close(s.to(e.dtype), e, rtol=0, atol=0.03)
+    found.float().square().sum().backward()
+    assert all(p.grad.isfinite().all() and p.grad.dtype == p.dtype for p in core.parameters())
 
 
 @pytest.mark.parametrize("name", CORES)

@@ -140,6 +140,31 @@ def test_a_graph_that_can_not_be_is_said_once_and_done_without():
     assert torch.rand(3, generator=generator, device=CUDA).isfinite().all()  # can still draw
 
 
+def test_a_broken_capture_leaves_generators_and_other_graphs_as_they_were():
+    generator = torch.Generator(CUDA).manual_seed(0)
+
+    def drawn(x):
+        return x + torch.rand(3, generator=generator, device=CUDA)
+
+    def looks(x):
+        return x * float(drawn(x).sum())
+
+    sound, broken = (Graphed(f, CUDA, True, [generator]) for f in (drawn, looks))
+    x = torch.zeros(3, device=CUDA)
+    for _ in range(5):
+        sound(x)
+    for _ in range(3):
+        broken(x)
+    with pytest.warns(RlkitWarning, match="can't be captured as a CUDA graph"):
+        broken(x)
+    found = [sound(x).tolist(), torch.rand(3, generator=generator, device=CUDA).tolist()]
+    assert torch.rand(3, device=CUDA).isfinite().all()  # by the device's default generator
+    twin = torch.Generator(CUDA).manual_seed(0)
+    expected = [torch.rand(3, generator=twin, device=CUDA).tolist() for _ in range(5 + 4 + 2)]
+    assert found == expected[-2:]
+    assert (sound.captured, broken.captured) == (1, 0)
+
+
 def test_a_graph_draws_new_numbers_each_time():
     generator = torch.Generator(CUDA).manual_seed(0)
     graphed = Graphed(

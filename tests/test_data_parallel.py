@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from data_parallel_cases import (
+    AHEAD,
     CASES,
     UPDATES,
     agent_of,
@@ -51,6 +52,7 @@ def test_they_are_those_of_one_process_on_the_batches_joined(weights, case, size
     begin = vector(agent)
     for name in ("ppo", "pqn"):
         monkeypatch.setattr(f"rlkit.agents.{name}.minibatches", joined.minibatches)
+    monkeypatch.setattr("rlkit.agents.ppo.minibatch_indices", joined.indices)
     if case == "sac":
         monkeypatch.setattr(agent.place.random, "normal", joined.noise)
     for update in range(UPDATES):
@@ -76,11 +78,17 @@ class Joined:
         if self.case == "ppo lstm":
             return [np.arange(part.start, part.stop) for part in self.envs]
         valid = joined_batch(self.case, self.size, self.update).valid
+        if self.case in AHEAD:
+            valid = np.ones(valid.shape, dtype=bool)
         number = np.full(valid.shape, -1)
         number[valid] = np.arange(valid.sum())
         return [number[:, part][valid[:, part]] for part in self.envs]
 
     def minibatches(self, columns, parts, epochs, generator):
+        for index in self.indices(None, parts, epochs, None):
+            yield tuple(None if column is None else column[index.numpy()] for column in columns)
+
+    def indices(self, count, parts, epochs, random):
         places = self.rows()
         for _ in range(epochs):
             orders = [
@@ -88,8 +96,7 @@ class Joined:
                 for place, drawn in zip(places, self.generators, strict=True)
             ]
             for part in range(parts):
-                index = np.concatenate([_part(order, part, parts) for order in orders])
-                yield tuple(None if column is None else column[index] for column in columns)
+                yield torch.from_numpy(np.concatenate([_part(x, part, parts) for x in orders]))
 
     def noise(self, shape):
         two, G, B, n = shape
@@ -130,6 +137,38 @@ class Recorded:
 
     def gathered(self, own):
         return torch.stack([own, *self.others])
+
+
+class Counted(Recorded):
+    """One rank alone, which counts its exchanges."""
+
+    exchanges = 0
+
+    def add_up(self, x):
+        self.exchanges += 1
+
+    def gathered(self, own):
+        self.exchanges += 1
+        return super().gathered(own)
+
+
+@pytest.mark.parametrize(
+    ("case", "gradients", "more"),
+    [
+        # PPO: how many steps count and, each epoch, the moments of its advantages
+        ("ppo kl", 6, 1 + 3),
+        ("ppo lstm", 9, 1 + 3),
+        ("ppo ahead", 12, 3 + 2),  # and the moments of observations and returns
+        ("sac", 4, 0),  # two a minibatch, of the critics and of the actor
+        ("dqn c51", 2, 0),
+        ("r2d2", 1, 0),
+    ],
+)
+def test_ranks_exchange_once_for_each_gradient(case, gradients, more, monkeypatch):
+    monkeypatch.setitem(CASES["ppo kl"][2], "target_kl", 1e9)
+    peers = Counted()
+    agent_of(case, 0, 2, peers).update(batch_of(case, 0, 0))
+    assert peers.exchanges == gradients + more
 
 
 def sent(rows):

@@ -182,6 +182,15 @@ def test_an_evaluation_may_take_longer_than_a_rank_waits(tmp_path):
     assert "greedy return 20.00" in job.said(0)
 
 
+def test_ranks_do_not_compile(tmp_path):
+    with Job(tmp_path, 2, *together(*small("CartPole"), "--compile")) as job:
+        statuses, said = job.finish()
+    assert statuses == [2, 2]
+    assert said[0].startswith("Error: compile (--compile) is on, and 2 ranks train together")
+    assert said[0].count("\n") == 1
+    assert said[1] == ""
+
+
 def test_ranks_that_were_told_different_things_are_refused(tmp_path):
     with Job(tmp_path, 2, _told_apart) as job:
         statuses, said = job.finish()
@@ -242,8 +251,14 @@ def test_torchrun_starts_no_copies_of_what_is_for_one_process(cli, monkeypatch):
     assert cli("list", "agents").error.startswith(
         "torchrun has started 2 processes of 'rlkit list', which is for one; several train"
     )
-    refused = cli("solve", "chain", "--compare", "all").error
-    assert refused.startswith("--compare does not go with --distributed")
+    for option in (("--compare", "all"), ("--device", "cuda"), ("--average",)):
+        refused = cli("solve", "chain", *option).error
+        assert refused == (
+            f"{option[0]} is for one process, and torchrun has started 2, which solve together on "
+            f"their CPUs; start this without torchrun, or leave {option[0]} out"
+        )
+    both = cli("solve", "chain", "--device", "cuda", "--distributed").error
+    assert both.startswith("--device does not go with --distributed")
     for command in (("solve", "chain"), small("CartPole"), ("resume", "run")):
         missing = cli(*command)
         assert (missing.status, "RANK" in missing.error) == (2, True)

@@ -363,6 +363,24 @@ def test_a_step_is_few_kernels_however_many_environments(name, most):
     assert counts[0] == counts[1] <= most
 
 
+@pytest.mark.parametrize("name", ["CartPole", "catch", "FrozenLake"])
+def test_more_than_the_memory_holds_is_refused(name, monkeypatch):
+    monkeypatch.setattr("rlkit.system.available_memory", lambda: 2**16)
+    with pytest.raises(UsageError, match=r"^envs \(--envs\) is 1,000: the environments") as refused:
+        make_envs(name, 1000, 0, "device", device="cpu")
+    most = int(str(refused.value).rpartition("allowed: up to ")[2])
+    with make_envs(name, most, 0, "device", device="cpu") as envs:
+        assert envs.n == most >= 64
+    with pytest.raises(UsageError, match=f"is {most + 1}: "):
+        make_envs(name, most + 1, 0, "device", device="cpu")
+
+
+def test_a_models_tables_need_room_too(monkeypatch):
+    monkeypatch.setattr("rlkit.system.available_memory", lambda: 1000)
+    with pytest.raises(UsageError, match=r"^the model has \d+ transitions: its tables on the dev"):
+        make_envs("FrozenLake", 1, 0, "device", device="cpu")
+
+
 def test_what_is_refused():
     with pytest.raises(UsageError, match="step was called before reset"):
         on_device("CartPole").step(torch.zeros(N, dtype=torch.int64))

@@ -134,6 +134,6 @@ def test_episodes_that_start_afresh_forget_what_they_gathered():
     episodes.add(steps[0])
     episodes.forget_running()
     for step in steps[1:]:
-        ended = episodes.add(step)
+        episodes.add(step)
     (rewards,) = ([x.reward for x in log] for log in script.log)
     assert episodes.told() == [(pytest.approx(sum(rewards[1:])), 2)]

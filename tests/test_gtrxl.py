@@ -99,10 +99,50 @@ def test_the_gate_by_the_papers_equations():
     assert Gate(WIDTH).bias.tolist() == [2] * WIDTH
 
 
+def test_a_step_sees_the_cache_by_the_definition():
+    """Each step's window, step by step: of its own episode, no further back than the cache."""
+    core, T = made(length=4), 9
+    valid, reset = torch.rand(B, 4) < 0.6, torch.rand(T, B) < 0.3
+    seen, after = core._sight(valid, reset)
+    assert seen.shape == (B, T, 5)
+    for b in range(B):
+        begun = [t for t in range(T) if reset[t, b]]
+        for t in range(T):
+            start = max((s for s in begun if s <= t), default=-4)
+            steps = range(t - 4, t + 1)
+            own = [s >= start and (s >= 0 or bool(valid[b, s])) for s in steps]
+            assert seen[b, t].tolist() == own
+        assert after[b].tolist() == own[1:]
+
+
+def test_carries_do_not_share_memory_with_what_was_given():
+    """Rollouts keep a carry while the agent steps on."""
+    core, no_reset = made(length=4), torch.zeros(1, B, dtype=torch.bool)
+    carry = core.initial_carry(B)
+    kept = [part.clone() for part in carry]
+    for _ in range(3):
+        carry, earlier = core(torch.randn(1, B, WIDTH_IN).double(), carry, no_reset)[1], carry
+        for part, was in zip(earlier, kept, strict=True):
+            assert torch.equal(part, was)
+        kept = [part.clone() for part in carry]
+
+
+def test_steps_run_through_on_meta():
+    """So nothing waits for the host, and nothing is made on another device."""
+    core = GTrXL(WIDTH_IN, WIDTH, heads=2, length=4).to("meta")
+    carry = core.initial_carry(B)
+    for T in (1, 6):
+        x = torch.empty(T, B, WIDTH_IN, device="meta")
+        y, after = core(x, carry, torch.empty(T, B, dtype=torch.bool, device="meta"))
+        y.sum().backward()
+        assert y.shape == (T, B, WIDTH)
+        assert [part.shape for part in after] == [part.shape for part in carry]
+
+
 def test_a_block_by_the_papers_equations():
-    block = GTrXLBlock(WIDTH, 2)
+    block = GTrXLBlock(WIDTH, 2, length=4)
     memory = torch.randn(7, B, WIDTH)
-    x, mask = memory[-3:], torch.ones(B, 3, 7, dtype=torch.bool).tril(4)
+    x, mask = memory[-3:], torch.zeros(B, 3, 5)
     h = block.norm_attention(memory)
     y = block.gate_attention(x, block.attention(h[-3:], h, mask).relu())
     hidden = block.feed_forward.widen(block.norm_feed_forward(y)).relu()

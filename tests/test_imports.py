@@ -18,7 +18,7 @@ LAYERS = [
     ["rlkit.networks", "rlkit.experience"],
     [
         *("rlkit.agent", "rlkit.actor_critic", "rlkit.recipe", "rlkit.exploration"),
-        *("rlkit.tables", "rlkit.control", "rlkit.population"),
+        *("rlkit.tables", "rlkit.control", "rlkit.population", "rlkit.footprint"),
     ],
     ["rlkit.agents", "rlkit.envs", "rlkit.run"],
     ["rlkit.training"],

@@ -2,17 +2,24 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from scipy.integrate import quad
 from scipy.stats import norm
 from torch import nn
 
+from rlkit import registry
+from rlkit.agent import Setting
 from rlkit.errors import UsageError
 from rlkit.networks.activations import ACTIVATIONS, Activation, before
 from rlkit.networks.cnn import Cnn
+from rlkit.networks.encoder import encoder_for
 from rlkit.networks.initialization import INITS, gain_before, initialize, orthogonal
 from rlkit.networks.mlp import MLP
+from rlkit.networks.twin import TwinQ
+from rlkit.recipe import options
 
 LAYERS = {
     "linear": lambda: nn.Linear(300, 200),
@@ -118,3 +125,106 @@ def test_activations_by_hand():
         assert torch.equal(Activation(name)(x.clone()), f(x))
     with pytest.raises(UsageError, match=r"unknown activation 'tan'; did you mean tanh\?"):
         Activation("tan")
+
+
+LEVERS = spaces.Discrete(2)
+TURNS = spaces.Box(-1, 1, (1,), np.float32)
+AGENTS = {**dict.fromkeys(("a2c", "dqn", "ppo", "pqn", "r2d2"), LEVERS), "sac": TURNS}
+TORCHS = {  # before ReLU
+    "kaiming": lambda W: nn.init.kaiming_normal_(W, nonlinearity="relu"),
+    "orthogonal": lambda W: nn.init.orthogonal_(W, 2**0.5),
+    "xavier": lambda W: nn.init.xavier_uniform_(W, 2**0.5),
+}
+VECTOR = spaces.Box(-1, 1, (5,), np.float32)
+IMAGES = spaces.Box(0, 255, (9, 9, 2), np.uint8)
+
+
+def agent_with(name, obs=VECTOR, **recipe):
+    kind = registry.load(registry.AGENTS[name].target)
+    setting = Setting(obs, AGENTS[name], 2, torch.device("cpu"), seed=0)
+    sizes = {"hidden": (8, 6), "activation": "relu"}
+    sizes |= {"n_steps": 4} if hasattr(kind.recipe_type(), "epochs") else {}
+    torch.manual_seed(0)
+    return kind(setting, kind.recipe_type(**sizes, **recipe))
+
+
+def first(agent, kind):
+    return next(m.weight for m in agent.modules() if type(m) is kind)
+
+
+@pytest.mark.parametrize("recipe", [{}, *({"init": name} for name in INITS)])
+@pytest.mark.parametrize("name", AGENTS)
+def test_agents_hidden_layers_start_by_torchs_own_initialisers(name, recipe):
+    agent = agent_with(name, **recipe)
+    torch.manual_seed(0)
+    expected = nn.Linear(5, 8)
+    TORCHS[recipe.get("init", "orthogonal")](expected.weight)
+    torch.testing.assert_close(first(agent, nn.Linear), expected.weight, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("name", AGENTS)
+def test_agents_convolutions_start_by_torchs_own_initialisers(name, init):
+    agent = agent_with(name, IMAGES, encoder="cnn", init=init)
+    torch.manual_seed(0)
+    expected = nn.Conv2d(2, 16, 3)
+    TORCHS[init](expected.weight)
+    torch.testing.assert_close(first(agent, nn.Conv2d), expected.weight, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("stack", [(), (4,)])
+@pytest.mark.parametrize("encoder", ["nature", "impala", "cnn", "auto"])
+def test_every_trunk_and_every_part_takes_the_initialisation(encoder, stack):
+    shape = (*stack, 40, 40, 3)
+    space = spaces.Dict({"seen": spaces.Box(0, 255, shape, np.uint8), "felt": VECTOR})
+    torch.manual_seed(0)
+    net = encoder_for(space, encoder, (8,), "relu", init="xavier")
+    weights = [m.weight for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d, nn.Linear))]
+    assert len(weights) > 2
+    for W in weights:  # orthogonal rows have one norm; uniform entries have one bound
+        assert W.abs().max() <= 2**0.5 * math.sqrt(6 / sum(fans(W)))
+        norms = W.flatten(1).norm(dim=1)
+        assert norms.std() > 1e-3 * norms.mean()
+
+
+def test_policies_start_near_uniform_whatever_the_initialisation():
+    for name in ("a2c", "ppo"):
+        heads = [agent_with(name, init=init).ac.nets.actor.head for init in INITS]
+        for head in heads:
+            W = head.weight.detach()
+            torch.testing.assert_close(W @ W.t(), 1e-4 * torch.eye(2), rtol=1e-4, atol=1e-9)
+
+
+def test_the_heads_own_hidden_layers_take_the_initialisation():
+    sizes = {"head_hidden": (7,), "dueling": False, "core": "gru", "core_width": 4}
+    agents = agent_with("r2d2", init="xavier", **sizes), agent_with("r2d2", **sizes)
+    ours, orthogonals = (a.online.head.stream.linears[0].weight.detach() for a in agents)
+    bound = 2**0.5 * math.sqrt(6 / (4 + 7))
+    assert 0.7 * bound < ours.abs().max() <= bound
+    torch.testing.assert_close(orthogonals.t() @ orthogonals, 2 * torch.eye(4))
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_twin_critics_tell_inputs_from_outputs(init):
+    torch.manual_seed(0)
+    critics = TwinQ(VECTOR, 395, (50,), "relu", init=init)
+    W = critics.weights[0].detach()  # (2, 400, 50)
+    assert not torch.allclose(W[0], W[1])
+    for each in W:
+        if init == "orthogonal":
+            torch.testing.assert_close(each.t() @ each, 2 * torch.eye(50), rtol=0, atol=1e-4)
+        else:
+            fan = 400 if init == "kaiming" else (400 + 50) / 2
+            assert each.std().item() == pytest.approx((2 / fan) ** 0.5, rel=0.03)
+    last = critics.weights[1].detach()
+    torch.testing.assert_close(last.transpose(1, 2) @ last, torch.ones(2, 1, 1))
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_recipes_offer_each_initialisation_and_refuse_others(name):
+    recipe_type = registry.load(registry.AGENTS[name].target).recipe_type
+    (about,) = (option for option in options(recipe_type) if option.name == "init")
+    assert set(about.choices) == set(INITS)
+    assert recipe_type().init == "orthogonal"
+    with pytest.raises(UsageError, match=r"init \(--init\) is 'xaver'; .*kaiming.*xavier"):
+        recipe_type(init="xaver")

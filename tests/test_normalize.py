@@ -52,6 +52,17 @@ def test_moments_of_float32_rows_far_from_0_keep_their_digits():
     assert moments.var.item() == pytest.approx(everything.var() + first, rel=1e-6)
 
 
+def test_compiled_moments_count_as_plain_ones():
+    plain, compiled = Moments(()), Moments(())
+    include = torch.compile(compiled.include, backend="aot_eager", dynamic=False)
+    for seed in range(3):
+        rows = torch.randn(50, generator=torch.Generator().manual_seed(seed)) * 3 + 2
+        plain.include(rows)
+        include(rows)
+    for name in ("count", "mean", "var"):
+        assert getattr(compiled, name).item() == pytest.approx(getattr(plain, name).item())
+
+
 def test_no_rows_change_no_moments():
     moments = Moments((2,))
     moments.include(torch.ones(3, 2))

@@ -1,5 +1,10 @@
 """Many seeds that learn at once: each as it would alone."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +12,7 @@ import torch
 from rlkit.agents.ppo import PPORecipe, Steps
 from rlkit.envs.make import make_envs
 from rlkit.experience.rollout import RolloutBatch
+from rlkit.footprint import member_bytes
 from rlkit.population import Population
 from rlkit.training import build
 from rlkit.training.options import RunOptions
@@ -177,3 +183,57 @@ def test_it_goes_on_from_what_the_agents_hold():
             (again.return_moments, first.return_moments),
         ):
             assert torch.equal(getattr(ours, name), getattr(theirs, name))
+
+
+LARGE = {  # most of it rollouts, minibatches' activations, weights
+    "rollouts": {"envs": 2048, "n_steps": 64, "minibatch_size": 2048, "epochs": 1},
+    "normalised": {
+        "envs": 2048,
+        "n_steps": 64,
+        "minibatch_size": 2048,
+        "epochs": 1,
+        "normalize_obs": True,
+        "normalize_reward": True,
+    },
+    "minibatches": {"envs": 64, "n_steps": 128, "minibatch_size": 8192, "epochs": 1},
+    "weights": {"envs": 2, "n_steps": 4, "minibatch_size": 8, "epochs": 1, "hidden": (768, 768)},
+}
+
+
+def print_memory():
+    """For each, the estimate for 4 members, and what a process grows by as it trains them."""
+    import resource
+
+    torch.set_num_threads(1)
+    for changes in LARGE.values():
+        if os.fork():
+            os.wait()
+            continue
+        population().iterate(0.0)  # has the libraries' pages, too
+        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        found = population(seeds=4, recipe=PPORecipe().but(changes))
+        found.iterate(0.0)
+        told = member_bytes(found.agents[0], found.envs.obs, found.envs.mask)
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(4 * (told + found.N * found.envs.bytes_each), most - before, flush=True)
+        os._exit(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the size is told in other units")
+def test_memory_is_estimated_as_what_it_takes():
+    # what is freed goes back at once, so that the process is no larger than what it holds
+    at_once = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import test_population; test_population.print_memory()"],
+        cwd=Path(__file__).parent,
+        env={**os.environ, **at_once},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    found = [[*map(int, line.split())] for line in done.stdout.splitlines()]
+    assert len(found) == len(LARGE)
+    for told, grown in found:
+        assert grown > 40e6
+        assert 0.85 * grown < told < 1.6 * grown

@@ -1,5 +1,7 @@
 """R2D2's update, against one written from the paper: a sequence and a step at a time."""
 
+from contextlib import nullcontext
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from torch import nn
 from rlkit.agent import Setting
 from rlkit.agents.r2d2 import R2D2, R2D2Recipe
 from rlkit.carry import mapped, renewed
+from rlkit.device.engine import DEFAULT, Engine
 from rlkit.envs.make import make_envs
 from rlkit.errors import RunError, UsageError
 from rlkit.experience.sequences import SequenceBatch
@@ -23,10 +26,12 @@ OBS, ACTIONS = spaces.Box(-5, 5, (3,)), spaces.Discrete(4)
 B, WIDTH = 6, 5
 
 
-def agent_for(obs_space=OBS, action_space=ACTIONS, n=2, **changes):
+def agent_for(obs_space=OBS, action_space=ACTIONS, n=2, device=CPU, engine=DEFAULT, **changes):
     torch.manual_seed(0)
     recipe = R2D2Recipe(hidden=(7,), core_width=WIDTH, batch_size=B, envs=n).but(changes)
-    agent = R2D2(Setting(obs_space, action_space, n, CPU, seed=1), recipe)
+    # what moves to the meta device later leaves the networks' own references behind
+    with device if device.type == "meta" else nullcontext():
+        agent = R2D2(Setting(obs_space, action_space, n, device, seed=1, engine=engine), recipe)
     agent.memory.allocate()
     return agent
 
@@ -445,3 +450,69 @@ def test_sequences_overlap_by_half_of_what_is_learned():
 def test_box_actions_are_refused_with_who_takes_them():
     with pytest.raises(UsageError, match=r"r2d2 takes Discrete actions; .*Box.*: a2c"):
         agent_for(action_space=spaces.Box(-1, 1, (2,)))
+
+
+def placed(batch, device):
+    """The batch with what is learned from on a device."""
+    return SequenceBatch(*mapped(lambda x: x.to(device), batch.columns()), batch.cell)
+
+
+SHORT = {"burn_in": 2, "unroll": 5, "n_step": 2}
+CHANGES = {
+    "lstm": {**SHORT, "core": "lstm", "priority_exponent": 0.0},
+    "gru": {**SHORT, "core": "gru", "normalize_obs": True, "rescale": False, "double": False},
+    "rnn": {**SHORT, "core": "rnn", "burn_in": 0, "dueling": False, "optimizer": "rmsprop"},
+    "gtrxl": {**SHORT, "core": "gtrxl", "core_width": 4},
+}
+
+
+def updated(agent, device=CPU, updates=5, masked=True):
+    """What the updates measured, and the priorities that they asked for."""
+    generator, told, asked = torch.Generator().manual_seed(3), [], []
+    agent.memory.update_priorities = lambda cell, error: asked.append(error.clone())
+    for _ in range(updates):
+        batch = random_batch(generator, agent.recipe, masked)
+        if agent.recipe.core == "gtrxl":
+            batch.carry = agent.initial_carry(B)
+        told.append(agent.update(placed(batch, device)))
+    return told, asked
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_updates_as_on_a_device_equal_the_hosts(name):
+    changes = {"target_interval": 2, "learning_rate": 0.01} | CHANGES[name]
+    host, twin = agent_for(**changes), agent_for(engine=Engine(ahead=True), **changes)
+    before = host.flat.values.clone()
+    (ours, errors), (theirs, others) = updated(host), updated(twin)
+    assert (host.flat.values - before).abs().max() > 0.01
+    torch.testing.assert_close(twin.state_dict(), host.state_dict(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(others, errors, rtol=1e-4, atol=1e-4)
+    for one, other in zip(ours, theirs, strict=True):
+        assert {k: float(x) for k, x in other.items()} == pytest.approx(
+            {k: float(x) for k, x in one.items()}, rel=1e-3, abs=1e-4
+        )
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_update_reads_nothing_back(name):
+    """On a device that has no values to read."""
+    there = torch.device("meta")
+    agent = agent_for(device=there, **CHANGES[name])
+    told, asked = updated(agent, there, 1)
+    assert {x.device for x in asked} == {there}
+    assert all(told[0][k].device == there for k in ("loss", "q_mean", "grad_norm"))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.cuda
+def test_captured_updates_equal_those_made_one_kernel_after_the_other(name):
+    there, changes = torch.device("cuda"), {"target_interval": 2, **CHANGES[name]}
+    agents = [
+        agent_for(device=there, engine=Engine(graphs=graphs), **changes) for graphs in (True, False)
+    ]
+    (_, errors), (_, others) = (updated(agent, there, 12) for agent in agents)
+    captured, plain = agents
+    assert captured._descend_there.captured == 1
+    assert plain._descend_there.captured == 0
+    torch.testing.assert_close(captured.state_dict(), plain.state_dict(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(errors, others, rtol=1e-3, atol=1e-3)

@@ -140,8 +140,8 @@ def test_the_masks_are_those_of_the_next_observations(mode, n_step):
                     assert mask == [True] * 3
                 forbidden += not all(mask)
     assert forbidden > 1000
-    memory = driven.memory
-    assert memory.finals.masks.keys() == memory.finals.obs.keys()  # those of rows that are gone, too
+    finals = driven.memory.finals
+    assert finals.masks.keys() == finals.obs.keys()  # those of rows that are gone, too
 
 
 def test_steps_without_masks_allow_all_actions():

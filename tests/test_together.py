@@ -131,6 +131,22 @@ def test_what_it_cannot_do_is_refused_before_anything_starts(tmp_path, agent, en
     assert not home.exists()
 
 
+def test_what_has_no_room_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setattr("rlkit.system.available_memory", lambda: 2**20)
+    with pytest.raises(UsageError) as refused:
+        swept(home, seeds=range(64), settings=RECIPE | {"gamma": [0.9, 0.99]})
+    words = str(refused.value)
+    assert words.startswith("64 seeds learn at a time (--jobs): their weights, rollouts and")
+    assert not home.exists()
+    most = int(words.rpartition("allowed: up to ")[2])
+    assert 1 <= most < 64
+    steps, seeds = 64, range(most + 1)
+    with pytest.raises(UsageError, match=f"^{most + 1} seeds"):
+        swept(home, steps, seeds)
+    assert swept(home, steps, seeds[:2], jobs=1).exit_status == 0
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import click
 
@@ -45,6 +46,16 @@ def refuse_several(command: str) -> None:
         raise UsageError(
             f"torchrun has started {os.environ['WORLD_SIZE']} processes of 'rlkit {command}', "
             "which is for one; several train, resume and solve: start this without torchrun"
+        )
+
+
+def refuse_together(options: Iterable[str]) -> None:
+    """Raise UsageError for the first of the options, which are for one process, if there is one."""
+    for option in options:
+        raise UsageError(
+            f"{option} is for one process, and torchrun has started {os.environ['WORLD_SIZE']}, "
+            f"which solve together on their CPUs; start this without torchrun, or leave {option} "
+            "out"
         )
 
 

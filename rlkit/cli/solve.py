@@ -14,7 +14,7 @@ import click
 import gymnasium as gym
 from click.core import ParameterSource
 
-from rlkit.cli.launch import rank_options, several
+from rlkit.cli.launch import rank_options, refuse_together, several
 from rlkit.cli.output import console, emit_json, json_option
 from rlkit.cli.show import AnySolution, show_solution, summary
 from rlkit.cli.solve_compare import show_comparison
@@ -44,8 +44,10 @@ _EXCLUDED = {
     "--compare": ("--method", "--policy", "--save", "--threads", "--horizon", "--average"),
     "--average": ("--gamma", "--method", "--max-seconds", "--threads", "--plot"),
     "--horizon": ("--method", "--max-seconds", "--threads"),
-    "--distributed": ("--compare", "--threads", "--average", "--horizon", "--policy", "--plot"),
-    "--device": ("--compare", "--threads", "--average", "--horizon", "--distributed"),
+    "--distributed": (
+        *("--compare", "--threads", "--average", "--horizon", "--policy", "--plot", "--device"),
+    ),
+    "--device": ("--compare", "--threads", "--average", "--horizon"),
 }
 
 
@@ -232,7 +234,8 @@ def _check_together(on_ranks: bool) -> None:
         for option in context.command.params
         if option.name is not None and source(option.name) is ParameterSource.COMMANDLINE
     }
-    given |= {"--distributed"} if on_ranks else set()
+    if on_ranks and "--distributed" not in given:
+        refuse_together(option for option in _EXCLUDED["--distributed"] if option in given)
     if given >= {"--average", "--horizon"}:
         raise UsageError("--average and --horizon are both given; give one of them")
     for option, excluded in _EXCLUDED.items():

@@ -6,7 +6,7 @@ over, shapes never depend on values, and what changes between updates are tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +68,9 @@ class Place:
         """
         if not self.ahead:
             return values
-        row = self._scalars.setdefault(len(values), torch.zeros(len(values), device=self.device))
+        row = self._scalars.get(len(values))
+        if row is None:
+            row = self._scalars[len(values)] = torch.zeros(len(values), device=self.device)
         places = row.unbind()
         for place, value in zip(places, values, strict=True):
             place.fill_(value)
@@ -84,10 +86,15 @@ class Place:
 
     def graphed(self, f: Callable[..., Any]) -> Graphed:
         """`f`, which gives the same in fewer and larger pieces of work."""
-        if self.engine.compile:
-            f = _compiled(f)
-        there = self.random.there
-        generators = [there] if there is not None and there.device.type == "cuda" else []
+        return self.captured(_compiled(f) if self.engine.compile else f)
+
+    def captured(
+        self, f: Callable[..., Any], others: Iterable[torch.Generator | None] = ()
+    ) -> Graphed:
+        """`f` in larger pieces of work; it may draw from `others` too. What it calls is compiled
+        where that was wanted, and itself is not."""
+        drawn_from = [g for g in (self.random.there, *others) if g is not None]
+        generators = [g for g in drawn_from if g.device.type == "cuda"]
         return Graphed(f, self.device, self._graphs and self.ahead, generators)
 
     def moved(self, x: Array | None) -> Array | None:

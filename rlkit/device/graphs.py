@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,8 +65,9 @@ class Graphed:
     from `generators` only, and do nothing on the host that a replay would leave out. What else it
     reads or writes must stay where it is in memory. Its outputs are overwritten by its next call.
 
-    With `graphs` off, or off CUDA, it is `f`. Shapes that came up three times are captured; those
-    that come once in a while run as they are.
+    With `graphs` off, or off CUDA, it is `f`, and so it is within another one, whose graph holds it
+    all. Shapes that came up three times are captured; those that come once in a while run as they
+    are.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Graphed:
 
         So what serves several calls is moved once.
         """
-        if not self._captures:
+        if not self._captures or shapes_are_static():
             return lambda *fresh: self._plainly(held, fresh)
         bound = self._bound.setdefault(_shapes(held), _Bound())
         if bound.held is not None:
@@ -138,15 +139,8 @@ class Graphed:
         if bound.held is None:
             bound.held = _copied(held)
         inputs = _copied(fresh)
-        graph = torch.cuda.CUDAGraph()
-        for generator in self._generators:
-            graph.register_generator_state(generator)
         try:
-            # The outer one is what puts the current stream back where a capture fails.
-            with (
-                torch.cuda.stream(torch.cuda.current_stream(self._device)),
-                torch.cuda.graph(graph, stream=self._stream(), capture_error_mode="thread_local"),
-            ):
+            with self._capturing() as graph:
                 outputs = self._plainly(bound.held, inputs)
         except RuntimeError as error:
             self._captures = False
@@ -157,10 +151,35 @@ class Graphed:
                 RlkitWarning,
                 stacklevel=2,
             )
+            self._release_generators()
             return False
         recording.graph, recording.fresh, recording.outputs = graph, inputs, outputs
         self.captured += 1
         return True
+
+    @contextmanager
+    def _capturing(self) -> Iterator[torch.cuda.CUDAGraph]:
+        """Within, what is asked of the device is captured, and not done."""
+        graph = torch.cuda.CUDAGraph()
+        for generator in self._generators:
+            graph.register_generator_state(generator)
+        # The outer one is what puts the current stream back where a capture fails.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(self._device)),
+            torch.cuda.graph(graph, stream=self._stream(), capture_error_mode="thread_local"),
+        ):
+            yield graph
+
+    def _release_generators(self) -> None:
+        """After a capture that broke off, let one end well that knows of the same generators.
+
+        torch 2.13 keeps captures apart. Before, a generator takes part in one until any ends well
+        (pytorch/pytorch, issue 171263): till then it refuses to draw, and graphs that know of it to
+        be replayed, which of the device's default generator is every graph.
+        """
+        anything = torch.zeros((), device=self._device)
+        with suppress(RuntimeError), self._capturing():
+            anything.zero_()
 
     def _stream(self) -> torch.cuda.Stream:
         if self._side is None:

@@ -34,7 +34,6 @@ def minibatch_indices(count: int, parts: int, epochs: int, random: Randomness) -
 
     On a device rows are picked where they are learned from.
     """
-    random.reseed()
     for _ in range(epochs):
         order = random.permutation(count)
         for start, end in _bounds(count, parts):
@@ -56,6 +55,12 @@ class Mean:
 
     def __call__(self, x: Array) -> Array:
         return (x if self._live is None else self._live * x).sum() / self._n
+
+    def moments(self, x: Array) -> tuple[Array, Array]:
+        """Mean and variance of x."""
+        centre = self(x)
+        centred = x - centre
+        return centre, self(centred * centred)
 
     def share(self, g: Array | float) -> Array:
         """∂L/∂x, each row's, from ∂L/∂mean(x): 0 in those that don't count."""

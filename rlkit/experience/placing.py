@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlkit.errors import UsageError
 from rlkit.packing import space_array, stored
+from rlkit.system import require_memory
 
 
 def space_tensor(
@@ -52,3 +53,13 @@ def require_room(
     free = free_on(device)
     if need > free:
         raise no_room(need, free, device, asked, holder, fits(free))
+
+
+def require_there(
+    need: float, device: torch.device, asked: str, holder: str, fits: Callable[[float], object]
+) -> None:
+    """As `require_room`, or of the host's memory where the device is the CPU. Raises UsageError."""
+    if device.type == "cpu":
+        require_memory(int(need), asked, holder, fits)
+    else:
+        require_room(need, device, asked, holder, fits)

@@ -45,9 +45,13 @@ class SequenceBatch:
     valid: Tensor  # (L, B) bool: False on the dead step that resets an environment
     reset: Tensor  # (L + 1, B) bool: which obs begin an episode
     carry: Carry  # (B, ...): what the agent carried before obs[0]
-    cell: Tensor  # (B,) int64, on the CPU: for `Sequences.update_priorities`
     weight: Tensor | None  # (B,) float32: of each loss; None: 1, as draws are uniform
     mask: Tensor | None  # (L + 1, B, n) bool: the actions allowed at obs; None: all
+    cell: Tensor | None = None  # (B,) int64, on the CPU: for `Sequences.update_priorities`
+
+    def columns(self) -> tuple[Any, ...]:
+        """All but `cell`, in this order: what is learned from."""
+        return tuple(getattr(self, name) for name in self.__slots__ if name != "cell")
 
 
 @dataclass(frozen=True)

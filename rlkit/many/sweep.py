@@ -160,7 +160,7 @@ def sweep(
     if together:
         from rlkit.many.together import check_together  # imports torch
 
-        check_together(training, plan.grid())
+        check_together(training, plan.grid(), len(plan.seeds), jobs)
     slots = make_slots(jobs, training.options["device"])
     home = (
         Path(folder) if folder is not None else RUN_DIR / run_name(f"sweep-{agent}", training.env)

@@ -14,7 +14,10 @@ from typing import Any
 
 import torch
 
+from rlkit.envs.vector import Envs
 from rlkit.errors import UsageError
+from rlkit.experience.placing import require_there
+from rlkit.footprint import member_bytes
 from rlkit.many.batch import DONE, FAILED, STOPPED, Ledger, Record, in_words
 from rlkit.many.board import Board, Row
 from rlkit.many.child import Training, interrupted
@@ -47,8 +50,13 @@ class Member:
     alive: bool = True
 
 
-def check_together(training: Training, grid: Sequence[Mapping[str, Any]]) -> None:
-    """Raise UsageError, before anything starts, for what can't be trained together."""
+def check_together(
+    training: Training, grid: Sequence[Mapping[str, Any]], seeds: int, at_once: int | None
+) -> None:
+    """Raise UsageError, before anything starts, for what can't be trained together.
+
+    Args: how many `seeds` each setting of the grid has; `at_once`: see `run_together`.
+    """
     agent, env = training.agent, training.env
     if agent not in ABLE:
         raise UsageError(
@@ -75,6 +83,26 @@ def check_together(training: Training, grid: Sequence[Mapping[str, Any]]) -> Non
                 f"--together can't do the actions {envs.action_space} of {envs.id}; allowed: "
                 "Discrete, MultiDiscrete, MultiBinary; leave it out"
             )
+        for changes in grid:
+            _require_room(training, changes, options, envs, min(seeds, at_once or MOST))
+
+
+def _require_room(
+    training: Training, changes: Mapping[str, Any], options: RunOptions, envs: Envs, n: int
+) -> None:
+    """Raise UsageError where `n` seeds of a setting don't fit into the device's memory."""
+    agent_type = build.agent_class(training.agent)
+    recipe = build.choose_recipe(agent_type, training.env, changes)
+    one: Any = build.make_agent(agent_type, recipe, envs, options)
+    shown: Any = envs
+    each = member_bytes(one, shown.obs, shown.mask) + recipe.envs * shown.bytes_each
+    require_there(
+        n * each,
+        shown.device,
+        f"{n:,} seeds learn at a time (--jobs)",
+        "their weights, rollouts and minibatches",
+        lambda free: f"{int(free // each):,}",
+    )
 
 
 def run_together(

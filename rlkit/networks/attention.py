@@ -107,12 +107,13 @@ class RelativeAttention(nn.Module):
 
         (q_i + u)·k_j + (q_i + v)·W r_d        over √(width/heads), r_d the sinusoids of d
 
-    Queries (T, B, width) are the last T of the S steps of `memory` (S, B, width) → (T, B, width).
-    `mask` must hide the keys after each query: a distance d < 0 has no score. Raises UsageError
-    where `width` is no multiple of `heads`, or odd.
+    Queries (T, B, width) are the last T steps of `memory` (length + T, B, width) → (T, B, width).
+    Each looks at itself and the `length` steps before it, the earliest first, with `mask` (B, T,
+    length + 1) added to the scores: 0 or −∞, which hides a step. Raises UsageError where `width` is
+    no multiple of `heads`, or odd.
     """
 
-    def __init__(self, width: int, heads: int = 4) -> None:
+    def __init__(self, width: int, heads: int = 4, *, length: int) -> None:
         super().__init__()
         per_head = head_width(width, heads)
         self.query = nn.Linear(width, width, bias=False)
@@ -122,29 +123,55 @@ class RelativeAttention(nn.Module):
         self.u = nn.Parameter(torch.zeros(heads, 1, per_head))
         self.v = nn.Parameter(torch.zeros(heads, 1, per_head))
         self.heads = heads
+        self.scale = 1 / math.sqrt(per_head)
+        self.distances: Tensor  # (length + 1, width): r_d of the earliest step first
+        distances = sinusoids(torch.arange(length, -1, -1), width)
+        self.register_buffer("distances", distances, persistent=False)
         projections = (self.query, self.position, self.output)
         for W in (*(p.weight for p in projections), *self.key_value.weight.chunk(2)):
             nn.init.xavier_uniform_(W)
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        q = to_heads(self.query(x), self.heads)  # (B, heads, T, width/heads)
-        k, v = (to_heads(part, self.heads) for part in self.key_value(memory).chunk(2, -1))
-        distance = torch.arange(len(memory) - 1, -1, -1, device=x.device)
-        r = self.position(sinusoids(distance, x.shape[-1]).to(x.dtype))  # (S, width)
-        r = to_heads(r[:, None], self.heads)  # (1, heads, S, width/heads)
-        scores = _by_key((q + self.v) @ r.transpose(-1, -2)) / math.sqrt(q.shape[-1])
-        scores = torch.where(mask[:, None], scores, -math.inf)
-        y = F.scaled_dot_product_attention(q + self.u, k, v, scores)
-        return self.output.forward(from_heads(y))
+        q = self.query(x).view(*x.shape[:2], self.heads, -1)  # (T, B, heads, width/heads)
+        r = self.position(self.distances).view(-1, self.heads, q.shape[-1])  # (D, heads, …)
+        attend = self._one if len(x) == 1 else self._all
+        q_u, q_v = ((q + bias[:, 0]) * self.scale for bias in (self.u, self.v))
+        y = attend(q_u, q_v, r, memory, mask)
+        return self.output.forward(y.view_as(x))
 
+    def _all(self, q_u: Tensor, q_v: Tensor, r: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """What T queries (T, B, heads, width/heads) find: (T, B·heads, width/heads)."""
+        (T, B), S, D = q_u.shape[:2], len(memory), len(r)
+        W_k, W_v = self.key_value.weight.chunk(2)
+        k, v, q_u, q_v = (
+            a.view(len(a), B * self.heads, -1).transpose(0, 1)  # (B·heads, …, width/heads)
+            for a in (F.linear(memory, W_k), F.linear(memory, W_v), q_u, q_v)
+        )
+        r = r.permute(1, 2, 0).repeat(B, 1, 1)  # (B·heads, width/heads, D)
+        # Query i is at step length + i, so its D scores start in column i of a row: all rows' are a
+        # band of diagonals. What is done to each score is done to those D of S columns alone.
+        band = (B * self.heads, T, D), (T * S, S + 1, 1)
+        scores = torch.bmm(q_u, k.transpose(1, 2)).as_strided(*band)
+        p = self._shares(torch.baddbmm(scores, q_v, r), mask)
+        p = torch.as_strided_scatter(p.new_zeros(B * self.heads, T, S), p, *band)
+        return torch.bmm(p, v).transpose(0, 1).contiguous()
 
-def _by_key(scores: Tensor) -> Tensor:
-    """Scores by distance, S − 1 … 0, to scores by key: (B, heads, T, S) → the same shape.
+    def _one(self, q_u: Tensor, q_v: Tensor, r: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """What one query (1, B, heads, width/heads) finds, without any step's key or value.
 
-    Query i stands at key S − T + i, so its row has to move T − 1 − i columns to the left. Padded by
-    one column, each row starts one entry later in memory than the last; read at the old width from
-    entry T on, that is the shift (Dai et al. 2019, appendix B). What comes in from the right is for
-    keys after the query, which are masked.
-    """
-    B, heads, T, S = scores.shape
-    return F.pad(scores, (1, 0)).view(B, heads, S + 1, T)[:, :, 1:].reshape(B, heads, T, S)
+        q·(W_k h_j) = (W_kᵀ q)·h_j and Σ_j p_j·W_v h_j = W_v Σ_j p_j h_j: for a query alone, that is
+        a product with W_k and W_v each, not one for each step of the memory.
+        """
+        W_k, W_v = self.key_value.weight.view(2, self.heads, -1, memory.shape[-1])
+        h = memory.transpose(0, 1)  # (B, S, width)
+        q_h = torch.bmm(q_u[0].transpose(0, 1), W_k).transpose(0, 1)  # (B, heads, width)
+        scores = torch.bmm(q_v[0].transpose(0, 1), r.permute(1, 2, 0)).transpose(0, 1)
+        p = self._shares(torch.baddbmm(scores, q_h, h.transpose(1, 2)), mask)  # (B, heads, S)
+        p_h = torch.bmm(p, h).transpose(0, 1)  # (heads, B, width)
+        return torch.bmm(p_h, W_v.transpose(1, 2)).transpose(0, 1).contiguous()
+
+    def _shares(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Scores of B·heads·T queries in that order → how much of each step goes into the sum."""
+        B, T, D = mask.shape
+        by_head = scores.view(B, self.heads, T, D) + mask[:, None]
+        return by_head.softmax(-1).view_as(scores)

@@ -144,7 +144,7 @@ class Impala(nn.Module):
         return self.images.through(self.layers, x)
 
 
-def nature(images: AnyImages) -> Cnn:
+def nature(images: AnyImages, init: str = ORTHOGONAL) -> Cnn:
     """The convolutions of DQN (Mnih et al. 2015, Methods, "Model architecture").
 
     32 of 8×8 with stride 4, 64 of 4×4 with stride 2, 64 of 3×3, each with a ReLU. The fully
@@ -158,10 +158,10 @@ def nature(images: AnyImages) -> Cnn:
         "the trunk 'nature'",
         "take the trunk 'cnn', or resize them (gymnasium.wrappers.ResizeObservation)",
     )
-    return Cnn(images, (32, 64, 64), kernel, stride=stride, padding=0)
+    return Cnn(images, (32, 64, 64), kernel, stride=stride, padding=0, init=init)
 
 
-def small(images: AnyImages, first: int = 16) -> Cnn:
+def small(images: AnyImages, init: str = ORTHOGONAL, first: int = 16) -> Cnn:
     """Kernels of 3 with ReLU, for images, windows and clips of any size.
 
     A layer of `first` channels at full size, as MinAtar's authors had (Young & Tian 2019, §3), and
@@ -174,28 +174,40 @@ def small(images: AnyImages, first: int = 16) -> Cnn:
     while len(strides) == 1 or max(size) > SMALL_SIDE:
         strides.append(tuple(2 if n > SMALL_SIDE else 1 for n in size))
         size = tuple(-(-n // s) for n, s in zip(size, strides[-1], strict=True))
-    return Cnn(images, (first, *[32] * (len(strides) - 1)), stride=strides)
+    return Cnn(images, (first, *[32] * (len(strides) - 1)), stride=strides, init=init)
 
 
-def conv1d(images: AnyImages) -> Cnn:
+def conv1d(images: AnyImages, init: str = ORTHOGONAL) -> Cnn:
     """`small` over windows (T, F): convolutions along time, with 32 channels from the first on."""
     images = images if isinstance(images, Images) else Images(images, "TF")
-    return small(images, first=32)
+    return small(images, init, first=32)
 
 
-TRUNKS: dict[str, tuple[Callable[[Images], Cnn | Impala | Planner], tuple[int, ...], str]] = {
+def _impala(images: Images, init: str) -> Impala:
+    return Impala(images, init=init)
+
+
+def _vin(images: Images, init: str) -> Planner:
+    return Planner(images)  # a model of rewards and transitions, which starts as one
+
+
+TRUNKS: dict[str, tuple[Callable[[Images, str], Cnn | Impala | Planner], tuple[int, ...], str]] = {
     # by name: what makes it, for observations of how many axes, which are
     "nature": (nature, (2, 3), "images (H, W), (H, W, C) or (C, H, W)"),
-    "impala": (Impala, (2, 3), "images (H, W), (H, W, C) or (C, H, W)"),
+    "impala": (_impala, (2, 3), "images (H, W), (H, W, C) or (C, H, W)"),
     "cnn": (small, (2, 3), "images (H, W), (H, W, C) or (C, H, W)"),
-    "vin": (Planner, (3,), "images (H, W, C) or (C, H, W) of a map and, last, the agent's cell"),
+    "vin": (_vin, (3,), "images (H, W, C) or (C, H, W) of a map and, last, the agent's cell"),
     "conv1d": (conv1d, (2,), "windows (T, F)"),
     "conv3d": (small, (4,), "clips (T, H, W, C) or (T, C, H, W)"),
 }
 
 
-def trunk_for(space: spaces.Box, name: str = AUTO) -> Cnn | Impala | Planner:
+def trunk_for(
+    space: spaces.Box, name: str = AUTO, init: str = ORTHOGONAL
+) -> Cnn | Impala | Planner:
     """The trunk of that name for observations of a Box: a module with `.width`.
+
+    Convolutions start as `init` says; "vin", a model of the map, as it always does.
 
     With "auto", four axes are a clip: "conv3d". Two axes are a window, "conv1d", unless they are
     bytes or bits, which are an image. Images are for "nature" where both sides have 36 pixels or
@@ -217,7 +229,7 @@ def trunk_for(space: spaces.Box, name: str = AUTO) -> Cnn | Impala | Planner:
         )
     is_real = np.issubdtype(space.dtype, np.floating)
     bounds = None if name == "conv1d" and is_real else (space.low, space.high)
-    return trunk(Images(space.shape, "TF" if name == "conv1d" else AUTO, bounds))
+    return trunk(Images(space.shape, "TF" if name == "conv1d" else AUTO, bounds), init)
 
 
 def _auto(space: spaces.Box) -> str:

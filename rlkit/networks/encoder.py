@@ -11,6 +11,7 @@ from torch import nn
 
 from rlkit.arrays import Array
 from rlkit.errors import UsageError
+from rlkit.networks.initialization import ORTHOGONAL
 from rlkit.networks.mlp import MLP, NO_NORM
 from rlkit.networks.numbers import Flat, Numbers, is_seen, numbers_for
 from rlkit.networks.vjp import Pull
@@ -49,6 +50,7 @@ def encoder_for(
     hidden: Sequence[int] = (64, 64),
     activation: str = "tanh",
     norm: str = NO_NORM,
+    init: str = ORTHOGONAL,
 ) -> Encoder:
     """The encoder of an observation space: its values as numbers, then an MLP.
 
@@ -56,7 +58,8 @@ def encoder_for(
     signals and clips go through convolutions (`name`: "auto" chooses by the space; "mlp" takes them
     as they are); texts are learned words; the parts of a Dict or Tuple are put side by side.
 
-    Args: `hidden` (widths of the layers after that), `activation` and `norm` are the MLP's.
+    Args: `hidden` (widths of the layers after that), `activation` and `norm` are the MLP's. `init`
+    is how its weights and those of convolutions start, see `rlkit.networks.initialization.INITS`.
     Raises UsageError for spaces that have no encoder.
     """
     if name not in ENCODERS:
@@ -66,5 +69,5 @@ def encoder_for(
             f"encoder (--encoder) is {name}, and the observations {space} hold no images, windows "
             "or clips; allowed: auto or mlp"
         )
-    numbers = numbers_for(space, name)
-    return Encoder(numbers, MLP(numbers.width, hidden, activation, norm))
+    numbers = numbers_for(space, name, init)
+    return Encoder(numbers, MLP(numbers.width, hidden, activation, norm, init))

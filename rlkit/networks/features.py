@@ -23,6 +23,8 @@ class Body(Protocol):
     @property
     def activation(self) -> str: ...
     @property
+    def init(self) -> str: ...
+    @property
     def encoder(self) -> str: ...
     @property
     def core(self) -> str: ...
@@ -39,7 +41,9 @@ class Features(nn.Module):
 
     def __init__(self, space: spaces.Space[Any], body: Body) -> None:
         super().__init__()
-        self.encoder = encoder_for(space, body.encoder, body.hidden, body.activation)
+        self.encoder = encoder_for(
+            space, body.encoder, body.hidden, body.activation, init=body.init
+        )
         width = self.encoder.width
         self.core = None if body.core == NO_CORE else core_for(body.core, width, body.core_width)
         self.width = width if self.core is None else self.core.width

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -32,20 +34,23 @@ class Gate(nn.Module):
         r_x, z_x = self.U(x).chunk(2, -1)
         r = torch.sigmoid(r_y + r_x)
         z = torch.sigmoid(z_y + z_x - self.bias)
-        return torch.lerp(x, torch.tanh(g_y + self.U_g(r * x)), z)
+        h = torch.tanh(g_y + self.U_g(r * x))
+        return torch.lerp(x.to(z.dtype), h.to(z.dtype), z)  # under autocast z alone is float32
 
 
 class GTrXLBlock(nn.Module):
-    """E (T, B, width), [M, E] (C + T, B, width) and a mask → (T, B, width) (ibid., §3.2).
+    """E (T, B, width), [M, E] (length + T, B, width) and a mask → (T, B, width) (ibid.).
 
     Y = g(E, ReLU(RelativeAttention(LayerNorm([M, E]))))
     E' = g(Y, ReLU(MLP(LayerNorm(Y))))
+
+    `mask` (B, T, length + 1): see `rlkit.networks.attention.RelativeAttention`.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, length: int) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
-        self.attention = RelativeAttention(width, heads)
+        self.attention = RelativeAttention(width, heads, length=length)
         self.gate_attention = Gate(width)
         self.norm_feed_forward = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, "relu")
@@ -76,7 +81,7 @@ class GTrXL(nn.Module):
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(width_in, width)
-        self.blocks = nn.ModuleList(GTrXLBlock(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(GTrXLBlock(width, heads, length) for _ in range(layers))
         self.width = width
         self.length = length
 
@@ -87,24 +92,21 @@ class GTrXL(nn.Module):
 
     def forward(self, x: Tensor, carry: GTrXLCarry, reset: Tensor) -> tuple[Tensor, GTrXLCarry]:
         cache, valid = carry
-        mask, valid = self._sight(valid, reset)
+        seen, valid = self._sight(valid, reset)
+        mask = torch.zeros_like(seen, dtype=cache.dtype).masked_fill_(~seen, -math.inf)
         h, kept = self.embed(x), []
         for block, past in zip(self.blocks, cache.unbind(1), strict=True):
-            memory = torch.cat([past.transpose(0, 1), h])  # (C + T, B, width)
+            memory = torch.cat([past.transpose(0, 1), h])  # (length + T, B, width)
             kept.append(memory[-self.length :].transpose(0, 1))
             h = block(h, memory, mask)
         return h, (torch.stack(kept, 1), valid)
 
     def _sight(self, valid: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of the C cached and T new steps each new one sees, (B, T, C + T), and new `valid`.
+        """Which of the `length` steps before it and itself each new step sees, and new `valid`.
 
-        Episodes are numbered from 0, the one that the cache is of.
+        (B, T, length + 1) bool. Episodes are numbered from 0, the one that the cache is of.
         """
-        T, C = len(reset), self.length
-        episode = reset.t().cumsum(1)  # (B, T)
-        cached = valid[:, None] & (episode[:, :, None] == 0)  # (B, T, C)
-        new = episode[:, :, None] == episode[:, None]  # (B, T, T)
-        same = torch.cat([cached, new], -1)  # (B, T, C + T)
-        step = torch.arange(C + T, device=reset.device)
-        ago = step[C:, None] - step  # (T, C + T)
-        return same & (ago >= 0) & (ago <= C), same[:, -1, -C:]
+        new = reset.t().cumsum(1)  # (B, T)
+        episode = torch.cat([valid.long() - 1, new], 1)  # (B, length + T); −1: of none
+        seen = episode.unfold(1, self.length + 1, 1) == new[:, :, None]
+        return seen, episode[:, -self.length :] == new[:, -1:]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rlkit.arrays import Array
 from rlkit.networks.activations import ACTIVATIONS, before
-from rlkit.networks.initialization import orthogonal
+from rlkit.networks.initialization import ORTHOGONAL, gain_before, initialize, orthogonal
 from rlkit.networks.layers import Weights, arithmetic_of, is_autocast
 from rlkit.networks.noisy import NoisyLinear
 
@@ -26,12 +26,13 @@ class Head:
     `dueling`: a stream for the state's value and one for the advantages (Wang et al. 2016).
     `noisy`: the streams' layers are noisy (Fortunato et al. 2018). `hidden`: the widths of each
     stream's hidden layers (Rainbow, Hessel et al. 2018, has one, and the encoder none after its
-    convolutions).
+    convolutions). `init`: how those start, where they are not noisy.
     """
 
     dueling: bool = False
     noisy: bool = False
     hidden: tuple[int, ...] = ()
+    init: str = ORTHOGONAL
 
 
 class LinearHead(nn.Linear):
@@ -69,7 +70,8 @@ class LinearHead(nn.Linear):
 class Stream(nn.Module):
     """Linear layers, noisy or not, with an activation between them: (..., width) → (..., outputs).
 
-    Noisy layers start as their paper has them, the others orthogonal: hidden ones with gain √2.
+    Noisy layers start as their paper has them, the hidden ones as `head.init` says, and the last
+    one orthogonal with `gain`.
     """
 
     def __init__(self, width: int, outputs: int, head: Head, activation: str, gain: float) -> None:
@@ -81,8 +83,9 @@ class Stream(nn.Module):
             self.noisy = [NoisyLinear(*fan) for fan in fans]
             layers: list[NoisyLinear] | list[nn.Linear] = self.noisy
         else:
-            gains = [math.sqrt(2)] * len(head.hidden) + [gain]
-            layers = [orthogonal(nn.Linear(*f), g) for f, g in zip(fans, gains, strict=True)]
+            hidden = head.init, gain_before(activation, head.init)
+            starts = [hidden] * len(head.hidden) + [(ORTHOGONAL, gain)]
+            layers = [initialize(nn.Linear(*f), *s) for f, s in zip(fans, starts, strict=True)]
         self.linears = nn.ModuleList(layers)
         self._means = [(layer.weight, layer.bias) for layer in layers]
         self._activation = ACTIVATIONS[activation]
@@ -155,6 +158,6 @@ def head_for(
     """The module for features (..., width) and outputs (..., *shape)."""
     if head.dueling:
         return DuelingHead(width, shape, head, activation, gain)
-    if head == Head():
+    if not (head.noisy or head.hidden):
         return LinearHead(width, shape, gain)
     return StreamHead(width, shape, head, activation, gain)

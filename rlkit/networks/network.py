@@ -12,6 +12,7 @@ from torch import nn
 from rlkit.arrays import Array, as_tensor, like
 from rlkit.networks.encoder import encoder_for
 from rlkit.networks.heads import Head, LinearHead, head_for
+from rlkit.networks.initialization import ORTHOGONAL
 from rlkit.networks.mlp import NO_NORM
 from rlkit.networks.noisy import NoisyLinear, resample
 from rlkit.networks.vjp import Pull, vjp
@@ -22,7 +23,8 @@ LINEAR = Head()
 class Network(nn.Module):
     """Observations → `outputs` numbers, or `atoms` for each: (..., *obs) → (..., outputs[, atoms]).
 
-    `noise=False` takes noisy layers at their means; it changes nothing where there are none.
+    `noise=False` takes noisy layers at their means; it changes nothing where there are none. `init`
+    is the encoder's, see `encoder_for`; the head's are its own.
     """
 
     def __init__(
@@ -37,9 +39,10 @@ class Network(nn.Module):
         head: Head = LINEAR,
         norm: str = NO_NORM,
         encoder: str = "auto",
+        init: str = ORTHOGONAL,
     ) -> None:
         super().__init__()
-        self.encoder = encoder_for(space, encoder, hidden, activation, norm)
+        self.encoder = encoder_for(space, encoder, hidden, activation, norm, init)
         shape = (outputs,) if atoms is None else (outputs, atoms)
         self.head = head_for(head, self.encoder.width, shape, activation, head_gain)
         # Past nn.Module's hooks and look-ups: acting comes by every step.

@@ -61,9 +61,10 @@ class Moments(nn.Module):
             count, mean, var = merged(count, mean, var, self.peers)
         share = count / (self.count + count)
         delta = mean - self.mean
-        self.var.copy_((1 - share) * self.var + share * (var + (1 - share) * delta * delta))
-        self.mean.add_(share * delta)
-        self.count.add_(count)
+        # Written through a view: torch.compile loses what is added to a CPU scalar itself (2.13).
+        self.var[...] = (1 - share) * self.var + share * (var + (1 - share) * delta * delta)
+        self.mean[...] = self.mean + share * delta
+        self.count[...] = self.count + count
 
 
 def _weighted(rows: Tensor, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:

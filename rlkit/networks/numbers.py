@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rlkit.arrays import Array, as_float
 from rlkit.errors import UsageError
 from rlkit.networks.cnn import trunk_for
+from rlkit.networks.initialization import ORTHOGONAL
 from rlkit.packing import VOCABULARY, Leaf, is_composite, is_text, leaves, words_of
 
 LARGEST_ONE_HOT = 1024  # beyond, a table of learned vectors is less work
@@ -127,10 +128,11 @@ class Words(nn.Module):
 class Folded(nn.Module):
     """Stacks (..., k, H, W, C) of k images as one of k·C channels, as in Mnih et al. 2015."""
 
-    def __init__(self, space: spaces.Box, name: str) -> None:
+    def __init__(self, space: spaces.Box, name: str, init: str) -> None:
         super().__init__()
         low, high = (self._fold(torch.from_numpy(bound)) for bound in (space.low, space.high))
-        self.trunk = trunk_for(spaces.Box(low.numpy(), high.numpy(), dtype=space.dtype.type), name)
+        folded = spaces.Box(low.numpy(), high.numpy(), dtype=space.dtype.type)
+        self.trunk = trunk_for(folded, name, init)
         self.width = self.trunk.width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,11 +150,12 @@ class Parts(nn.Module):
     tuple of tensors (..., *shape) itself.
     """
 
-    def __init__(self, space: spaces.Space[Any], name: str) -> None:
+    def __init__(self, space: spaces.Space[Any], name: str, init: str) -> None:
         super().__init__()
         self.leaves = leaves(space)
         each = [
-            numbers_for(leaf.space, name if is_seen(leaf.space) else "auto") for leaf in self.leaves
+            numbers_for(leaf.space, name if is_seen(leaf.space) else "auto", init)
+            for leaf in self.leaves
         ]
         self.each = nn.ModuleList(each)
         self.width = sum(numbers.width for numbers in each)
@@ -168,13 +171,14 @@ def _read(leaf: Leaf, rows: Tensor) -> Tensor:
     return part.reshape(*rows.shape[:-1], *leaf.shape)
 
 
-def numbers_for(space: spaces.Space[Any], name: str) -> Any:
-    """The module for a space; `name` says what takes images, windows and clips.
+def numbers_for(space: spaces.Space[Any], name: str, init: str = ORTHOGONAL) -> Any:
+    """The module for a space; `name` says what takes images, windows and clips, `init` how
+    convolutions start.
 
     Raises UsageError for spaces that have none.
     """
     if is_composite(space):
-        return Parts(space, name)
+        return Parts(space, name, init)
     if is_text(space):
         return Words(words_of(space))
     if isinstance(space, spaces.Discrete):
@@ -189,7 +193,7 @@ def numbers_for(space: spaces.Space[Any], name: str) -> Any:
     if isinstance(space, spaces.MultiBinary):
         return Flat(space.shape)
     if isinstance(space, spaces.Box):
-        return _numbers_of_box(space, name)
+        return _numbers_of_box(space, name, init)
     raise UsageError(
         f"no encoder for the observation space {space}; there are encoders for Discrete, "
         "MultiDiscrete, MultiBinary, Box and Text, and for Dict and Tuple of them"
@@ -210,12 +214,12 @@ def is_plain(space: spaces.Space[Any], name: str) -> bool:
     return name == "mlp" or not is_seen(space)
 
 
-def _numbers_of_box(space: spaces.Box, name: str) -> Any:
+def _numbers_of_box(space: spaces.Box, name: str, init: str) -> Any:
     if math.prod(space.shape) == 0:
         raise UsageError(f"the observation space {space} is empty: there is nothing to learn from")
     if name == "mlp" or not is_seen(space):
         is_bytes = space.dtype == np.uint8
         return Flat(space.shape, max(1.0, float(space.high.max())) if is_bytes else 1.0)
     if len(space.shape) == 4 and name in OF_IMAGES:
-        return Folded(space, name)
-    return trunk_for(space, name)
+        return Folded(space, name, init)
+    return trunk_for(space, name, init)

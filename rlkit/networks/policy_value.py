@@ -45,7 +45,8 @@ class Separate(nn.Module):
         super().__init__()
 
         def network(outputs: int, gain: float) -> Network:
-            return Network(space, body.hidden, body.activation, outputs, gain, encoder=body.encoder)
+            layers = body.hidden, body.activation, outputs, gain
+            return Network(space, *layers, encoder=body.encoder, init=body.init)
 
         self.actor = network(outputs, POLICY_GAIN)
         self.critic = network(1, VALUE_GAIN)

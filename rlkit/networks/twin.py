@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +11,14 @@ from torch import Tensor, nn
 
 from rlkit.networks.activations import ACTIVATIONS, before
 from rlkit.networks.encoder import encoder_for
+from rlkit.networks.initialization import INITS, ORTHOGONAL, gain_before
 
 
 class TwinQ(nn.Module):
     """Two independent Q-networks over observations and actions: (B, *obs), (B, n) → (2, B).
 
-    Each layer is one batched product for both, half the calls of two networks. Orthogonal
-    initialisation, with gain √2 in the hidden layers as in `rlkit.networks.mlp`.
+    Each layer is one batched product for both, half the calls of two networks. The hidden layers
+    start as `init` says, as in `rlkit.networks.mlp`, the last one orthogonal with gain 1.
     """
 
     def __init__(
@@ -28,14 +28,16 @@ class TwinQ(nn.Module):
         hidden: Sequence[int],
         activation: str,
         encoder: str = "auto",
+        init: str = ORTHOGONAL,
     ) -> None:
         super().__init__()
-        self.numbers = encoder_for(space, encoder, (), activation)
+        self.numbers = encoder_for(space, encoder, (), activation, init=init)
         widths = (self.numbers.width + n, *hidden)
         outputs = [*(before(activation, width) for width in hidden), 1]
-        gains = [math.sqrt(2)] * len(hidden) + [1.0]
-        fans = zip(widths, outputs, gains, strict=True)
-        self.weights = nn.ParameterList([_orthogonal_pair(*fan) for fan in fans])
+        starts = [(init, gain_before(activation, init))] * len(hidden) + [(ORTHOGONAL, 1.0)]
+        fans = zip(widths, outputs, strict=True)
+        pairs = [_pair(*fan, *start) for fan, start in zip(fans, starts, strict=True)]
+        self.weights = nn.ParameterList(pairs)
         self.biases = nn.ParameterList([torch.zeros(2, 1, width) for width in outputs])
         self._activation = ACTIVATIONS[activation]
 
@@ -47,6 +49,9 @@ class TwinQ(nn.Module):
         return torch.baddbmm(b_out, x, W_out).squeeze(-1)
 
 
-def _orthogonal_pair(fan_in: int, fan_out: int, gain: float) -> Tensor:
-    """Two independent orthogonal matrices, (2, fan_in, fan_out) (Saxe et al. 2014)."""
-    return torch.stack([nn.init.orthogonal_(torch.empty(fan_in, fan_out), gain) for _ in range(2)])
+def _pair(fan_in: int, fan_out: int, init: str, gain: float) -> Tensor:
+    """The weights of two independent layers, (2, fan_in, fan_out)."""
+    weights = torch.empty(2, fan_in, fan_out)
+    for W in weights:  # orthogonal either way round; the others tell inputs from outputs
+        INITS[init](W if init == ORTHOGONAL else W.t(), gain)
+    return weights

@@ -275,12 +275,13 @@ def run_config(
     }
 
 
-def plan(total: int, options: RunOptions) -> Plan:
+def plan(total: int, quantum: int, options: RunOptions) -> Plan:
     every = options.save_every
     return Plan(
         total,
         eval_every=options.eval_every or -(-total // EVALS_PER_RUN),
         save_every=every if every.amount else Interval(-(-total // CHECKPOINTS_PER_RUN)),
+        quantum=quantum,
     )
 
 
@@ -325,11 +326,11 @@ def make_trainer(
         return evaluation
 
     can_evaluate = not isinstance(env, VectorEnv)
-    how_far, exact = plan(total, options), None
+    ranks = 1 if council is None else council.ranks.size
+    how_far, exact = plan(total, ranks * agent.memory.quantum, options), None
     if options.exact and (council is None or council.leads):
         make = partial(ruler_for, agent, env, options, env_options)
-        at_once = envs.n * (1 if council is None else council.ranks.size)
-        exact = Meter(make, agent, at_once, total, how_far.log_every)
+        exact = Meter(make, agent, ranks * envs.n, total, how_far.log_every)
     judge = evaluate if can_evaluate else None
     return Trainer(agent, envs, how_far, folder, judge, start, exact, council)
 

@@ -158,9 +158,17 @@ def check_agent(agent: str, ranks: Ranks) -> None:
 
 
 def placed(options: RunOptions, ranks: Ranks | None) -> RunOptions:
-    """The options with the device that is this rank's own."""
+    """The options with the device that is this rank's own.
+
+    Raises UsageError, on every rank, for what several ranks can't do.
+    """
     if ranks is None or ranks.size == 1:
         return options
+    if options.compile:  # it would take the exchanges for its own, and get other gradients
+        raise UsageError(
+            f"compile (--compile) is on, and {ranks.size} ranks train together, which exchange "
+            "gradients in the midst of what it compiles; leave it out, or train in one process"
+        )
     device = device_for(options.device)
     kinds = ranks.largest([device.type == "cuda", device.type != "cuda"])
     if kinds.all():

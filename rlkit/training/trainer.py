@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlkit.agent import Agent, Metric
-from rlkit.arrays import as_tensor
-from rlkit.carry import mapped, renewed
+from rlkit.carry import mapped
 from rlkit.envs.foreign import describe
 from rlkit.envs.vector import Envs
 from rlkit.errors import CheckpointError, EnvError, RlkitError, RlkitWarning, RunError
@@ -31,13 +29,15 @@ from rlkit.training.black_box import BlackBox, Refused
 from rlkit.training.episodes import episodes_of
 from rlkit.training.evaluation import Evaluation
 from rlkit.training.exact_meter import Meter
+from rlkit.training.iteration import Acting, iteration_of
 from rlkit.training.parallel import RANKS, Council, Outcome, launch, run_of
 from rlkit.training.resumption import resume_command
 from rlkit.training.saving import SaveTimes
 from rlkit.training.undisturbed import undisturbed
 
-LOGS_PER_RUN = 100
-EPISODES_PER_RUN = 1000  # points of their curve, as many as TensorBoard draws of one
+# Of a long run nobody waits for a hundredth. TensorBoard draws a thousand points of a curve.
+LOGS_PER_RUN, LOGS_OF_LONG_RUNS, LONG_WAIT = 100, 1000, 10_000
+EPISODES_PER_RUN = 1000
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,13 @@ class Plan:
     total: int
     eval_every: int
     save_every: Interval
+    quantum: int  # of a rollout: speeds within one would leave its update out, or be of that alone
 
     @property
     def log_every(self) -> int:
-        return max(1, self.total // LOGS_PER_RUN)
+        hundredth = max(1, self.total // LOGS_PER_RUN)
+        every = max(min(hundredth, LONG_WAIT), self.total // LOGS_OF_LONG_RUNS)
+        return -(-every // self.quantum) * self.quantum
 
     @property
     def tell_every(self) -> int:
@@ -85,21 +88,21 @@ class Trainer:
         self.exact = exact  # None: not wanted
         self.council = council  # None: this process trains alone
         self.signals = StopSignals()
-        self._obs = envs.reset()
+        self._acting = Acting(agent, envs)
         self.episodes = episodes_of(envs.n, envs.device)
+        # None: the host goes along with every step
+        self._iteration = iteration_of(self._acting, self.episodes)
         self._leads = council is None or council.leads
         self.metrics = Metrics(folder, resume_step=start) if self._leads else Unrecorded()
         self.steps = start or 0  # of all ranks
         self._stride = envs.n * (1 if council is None else council.ranks.size)
         self.best: float | None = None
-        self._carry = agent.initial_carry(envs.n)
         self._update_metrics: dict[str, Metric] = {}
         self._saved: tuple[int, Path] | None = None  # the newest checkpoint's step and place
         self.saved_step = start  # the same step, also of the process that was resumed
         self._tell_at = self._next(plan.tell_every)
         self._save_times = SaveTimes(plan.save_every, self.steps)
-        self._black_box = BlackBox(envs.obs_space, envs.n, self._carry)
-        self._sent: NDArray[Any] | None = None  # the action that the environments are at
+        self._black_box = BlackBox(envs.obs_space, envs.n, self._acting.carry)
         self._evaluation_due = False  # a signal broke one off
         self._evidence = ""  # where the last steps before an error are
         self.home = folder if self._leads else run_of(folder)  # the run's folder
@@ -145,7 +148,7 @@ class Trainer:
                 self.evaluate_now()
             while self.steps < self.plan.total and not self._stopping():
                 try:
-                    self._step()
+                    self._advance()
                 except Exception as error:
                     self._open_black_box(error)
                     raise
@@ -181,18 +184,19 @@ class Trainer:
         if self._stopping():
             raise _BrokenOffError
 
+    def _advance(self) -> None:
+        iteration = self._iteration
+        if iteration is None or not iteration.is_due:
+            self._step()
+            return
+        iteration.run(self.steps, self.plan.total)
+        self.steps += iteration.quantum
+        self._update_metrics = iteration.told()
+
     def _step(self) -> None:
         agent = self.agent
         agent.clock.progress = self.steps / self.plan.total
-        action, carry = agent.act(self._obs, self._carry, mask=self.envs.mask)
-        self._sent = action
-        step = self.envs.step(action)
-        self._sent = None
-        step.carry = self._carry
-        agent.memory.add(step)
-        if carry is not None:
-            self._carry = renewed(carry, as_tensor(step.begins, agent.setting.device))
-        self._obs = step.next_obs
+        step = self._acting.step()
         self.steps += self._stride
         self._black_box.add(step)
         self.episodes.add(step)
@@ -204,7 +208,7 @@ class Trainer:
                 self._update_metrics = agent.update(batch)
 
     def _tell_episodes(self) -> None:
-        """One record of those that ended since the last one: each would cost as much as to learn."""
+        """One record of those that ended since the last one: one each would cost a tenth of all."""
         self._tell_at = self._next(self.plan.tell_every)
         if ended := self.episodes.told():
             mean_return, mean_length = np.mean(ended, axis=0).tolist()
@@ -323,7 +327,7 @@ class Trainer:
             "agent": self.agent.get_state(),
             "envs": self.envs.get_state(),
             "episodes": self.episodes.get_state(),
-            "carry": self._carry,
+            "carry": self._acting.carry,
             "update_metrics": {name: float(x) for name, x in self._update_metrics.items()},
             "steps": self.steps,
             "total": self.plan.total,
@@ -345,18 +349,18 @@ class Trainer:
             self.episodes.forget_running()
             self.agent.memory.restart()
             return False
-        self._obs = self.envs.set_state(state["envs"])
+        self._acting.obs = self.envs.set_state(state["envs"])
         device = self.agent.setting.device
-        self._carry = mapped(lambda x: x.to(device), state["carry"])
+        self._acting.carry = mapped(lambda x: x.to(device), state["carry"])
         return True
 
     def _open_black_box(self, error: Exception) -> None:
         """Write down what led to `error`, as far as the disk takes it."""
         if isinstance(error, LostRankError):  # no step's fault
             return
-        refused = None
-        if self._sent is not None:
-            refused = Refused(self._obs, self._sent, self.envs.returned)
+        refused, acting = None, self._acting
+        if acting.sent is not None:
+            refused = Refused(acting.obs, acting.sent, self.envs.returned)
         told = {
             "run": str(self.folder.path),
             "step": self.steps,
@@ -367,6 +371,8 @@ class Trainer:
             "versions": versions(),
         }
         try:
+            for step in self._iteration.steps() if self._iteration else ():
+                self._black_box.add(step)
             path = self._black_box.write(self.folder.path, self.steps, error, refused, told)
             self._evidence = f"the last steps are in {path}"
         except Exception as failure:  # must not hide what it was to explain
