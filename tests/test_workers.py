@@ -220,8 +220,9 @@ def test_a_lost_episode_counts_in_no_mean(tmp_path):
     with envs, pytest.warns(RlkitWarning, match="died"):
         steps = played(envs, 16)
     episodes = Episodes(2)
-    ended = [episode for step in steps for episode in episodes.add(step)]
-    assert ended == [(20.0, LENGTH), (20.0, LENGTH)]
+    for step in steps:
+        episodes.add(step)
+    assert episodes.told() == [(20.0, LENGTH), (20.0, LENGTH)]
 
 
 def test_new_seeds_are_new_each_time_and_come_from_the_run_s():

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from rlkit.envs.names import resolve
@@ -65,9 +66,8 @@ def make_folder(folder: Path, option: str) -> None:
     """Make a folder of runs; raises UsageError where it can't be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".tmp-probe"
-        probe.write_bytes(b"")
-        probe.unlink()
+        with TemporaryFile(dir=folder):  # of no name that another process could take away
+            pass
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
