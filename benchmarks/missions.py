@@ -24,7 +24,7 @@ RECIPE = {
     "envs": 16,
     "minibatch_size": 512,
     "learning_rate": "1e-3:0",
-    "entropy_cost": "0.01:0",
+    "entropy_cost": "0.02:0",
     "core": "gru",
     "hidden": (64,),
     "activation": "relu",
