@@ -299,10 +299,11 @@ class PPO(Agent):
         found, grad_norm = None, None
         for found in self._learned_there(batch) if self.place.ahead else self._learned(batch):
             grad_norm = grad_norm if found.grad_norm is None else found.grad_norm
-        if found is None or grad_norm is None:  # dead steps alone
+        if found is None:  # dead steps alone
             return {}
         self.ac.normalizer.include(batch.obs[:-1], batch.valid)
-        return self.metrics(found) | {"grad_norm": grad_norm}
+        # Where the first minibatch is too far already there was no step.
+        return self.metrics(found) | ({} if grad_norm is None else {"grad_norm": grad_norm})
 
     def told(self, found: dict[str, Metric]) -> dict[str, Metric]:
         if not found:
